@@ -1,0 +1,38 @@
+/**
+ * The clock port: the only door to time and chance. Everything that waits or jitters goes through
+ * it, so that a test or a simulator can own both. Time that decides who owns what is not here: it
+ * comes from the database.
+ */
+export interface Clock {
+  /** Monotonic milliseconds from an arbitrary start. For waiting and for measuring. */
+  readonly now: () => number;
+  /** Milliseconds since 1970. For ids and headers, never for decisions. */
+  readonly epochMs: () => number;
+  /** Resolves after `ms`, or at once when `signal` is aborted. Never rejects. */
+  readonly sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
+  /** Uniform in [0, 1), unpredictable: jitter and the random part of ids. */
+  readonly random: () => number;
+}
+
+const twoToMinus53 = 2 ** -53;
+
+/** The clock of this machine. */
+export const systemClock: Clock = {
+  now: () => performance.now(),
+  epochMs: () => Date.now(),
+  sleep: (ms, signal) =>
+    new Promise((resolve) => {
+      if (signal?.aborted) return resolve();
+      const done = () => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", done);
+        resolve();
+      };
+      const timer = setTimeout(done, ms);
+      signal?.addEventListener("abort", done, { once: true });
+    }),
+  random: () => {
+    const [high = 0, low = 0] = crypto.getRandomValues(new Uint32Array(2));
+    return ((high >>> 5) * 2 ** 26 + (low >>> 6)) * twoToMinus53;
+  },
+};
