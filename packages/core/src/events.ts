@@ -1,0 +1,152 @@
+/** The one hook for logs, metrics and traces: what happened, as values. */
+import type { OnceboxError } from "./errors.ts";
+
+interface AtPartition {
+  readonly consumer: string;
+  readonly topic: string;
+  readonly partition: number;
+}
+
+/** Why a batch was dropped unread: it will be fetched again from the right place. */
+export type DropReason = "stale-assignment" | "not-assigned" | "wrong-position";
+
+export type OnceboxEvent =
+  /** Partitions were assigned; everything of the assignment before is void. */
+  | {
+      readonly type: "inbox.assigned";
+      readonly consumer: string;
+      readonly assignment: number;
+      readonly partitions: readonly { readonly topic: string; readonly partition: number }[];
+    }
+  | (AtPartition & {
+      readonly type: "inbox.claimed";
+      readonly epoch: bigint;
+      readonly nextOffset: bigint;
+      readonly ms: number;
+    })
+  /** The claim has to wait: the previous holder's transaction is still open. Repeated while it is. */
+  | (AtPartition & { readonly type: "inbox.claim-waiting"; readonly error: OnceboxError })
+  /** The claim was taken over by another consumer: nothing was written under it. */
+  | (AtPartition & { readonly type: "inbox.fenced"; readonly epoch: bigint })
+  | (AtPartition & { readonly type: "inbox.batch-dropped"; readonly reason: DropReason })
+  /** The transaction of a chunk is about to be opened. */
+  | (AtPartition & {
+      readonly type: "inbox.chunk-opening";
+      readonly epoch: bigint;
+      readonly firstOffset: bigint;
+      readonly endOffset: bigint;
+      readonly messages: number;
+    })
+  | (AtPartition & {
+      readonly type: "inbox.chunk-committed";
+      readonly epoch: bigint;
+      /** The position is now `nextOffset`; it was `firstOffset` or above. */
+      readonly firstOffset: bigint;
+      readonly nextOffset: bigint;
+      readonly applied: number;
+      readonly duplicates: number;
+      readonly ms: number;
+    })
+  /** The outcome of a COMMIT is not known: the partition is claimed again and read. */
+  | (AtPartition & { readonly type: "inbox.commit-unknown"; readonly error: OnceboxError })
+  /** The database was in trouble under a chunk: it runs again. Spends no attempt. */
+  | (AtPartition & {
+      readonly type: "inbox.chunk-rerun";
+      readonly trouble: "global" | "local";
+      readonly rerun: number;
+      readonly waitMs: number;
+      readonly error: unknown;
+    })
+  /** A message failed; its partition waits for it. Repeated at each attempt. */
+  | (AtPartition & {
+      readonly type: "inbox.blocked";
+      readonly offset: bigint;
+      readonly attempt: number;
+      readonly waitMs: number;
+      readonly error: OnceboxError;
+    })
+  /** The message that blocked its partition has passed. */
+  | (AtPartition & {
+      readonly type: "inbox.unblocked";
+      readonly offset: bigint;
+      readonly attempts: number;
+    })
+  /** Position and log, or position and database, do not fit. Paused unless the error says otherwise. */
+  | (AtPartition & { readonly type: "inbox.displaced"; readonly error: OnceboxError })
+  /** The stop's deadline passed: this chunk was cut and will be handled again by the next owner. */
+  | (AtPartition & { readonly type: "inbox.chunk-cut"; readonly firstOffset: bigint })
+  | {
+      readonly type: "inbox.offsets-committed";
+      readonly consumer: string;
+      readonly partitions: number;
+      readonly ok: boolean;
+    }
+  /** The Kafka client died and is built anew. */
+  | {
+      readonly type: "inbox.client-rebuilt";
+      readonly consumer: string;
+      readonly rebuild: number;
+      readonly waitMs: number;
+      readonly error: unknown;
+    }
+  | {
+      readonly type: "outbox.lanes-held";
+      readonly relay: string;
+      readonly lanes: readonly number[];
+      readonly relays: number;
+    }
+  | {
+      readonly type: "outbox.lanes-lost";
+      readonly relay: string;
+      readonly lanes: readonly number[];
+    }
+  | {
+      readonly type: "outbox.published";
+      readonly relay: string;
+      readonly messages: number;
+      readonly ms: number;
+    }
+  /** Messages whose outcome is unknown: the same ids are sent again. */
+  | {
+      readonly type: "outbox.publish-unknown";
+      readonly relay: string;
+      readonly messages: number;
+      readonly waitMs: number;
+      readonly error: unknown;
+    }
+  /** Kafka refuses a message or a topic: its key, or the topic, waits and is tried again. */
+  | {
+      readonly type: "outbox.blocked";
+      readonly relay: string;
+      readonly scope: "message" | "topic";
+      readonly topic: string;
+      readonly id: string;
+      readonly attempt: number;
+      readonly waitMs: number;
+      readonly error: unknown;
+    }
+  /** A row below the floor: it was delayed, and its key may be out of order. Please report it. */
+  | { readonly type: "outbox.floor-anomaly"; readonly relay: string; readonly rows: number }
+  /** The relay could not reach the database or Kafka; it waits and goes on by itself. */
+  | {
+      readonly type: "outbox.trouble";
+      readonly relay: string;
+      readonly step: "lease" | "read" | "publish" | "settle" | "listen";
+      readonly waitMs: number;
+      readonly error: unknown;
+    };
+
+/** Called for every event, synchronously: must be quick. What it throws is ignored. */
+export type Observer = (event: OnceboxEvent) => void;
+
+/** An observer that cannot hurt its caller: a failing log line must not lose a message. */
+export function guarded(observer: Observer | undefined): Observer {
+  if (observer === undefined) return () => undefined;
+  return (event) => {
+    try {
+      observer(event);
+    } catch {
+      // Deliberately dropped: there is no one left to tell, the observer is who would be told.
+    }
+  };
+}

@@ -1,0 +1,82 @@
+/** Ids of messages: how they are made, derived and stored. */
+import { concat, sha256First16 } from "./hashes.ts";
+import { textOf, utf8 } from "./message.ts";
+import type { Clock } from "./ports/clock.ts";
+
+const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/**
+ * The 16 bytes under which an id is remembered. A UUID is kept as it is, so that version 7 stays in
+ * time order in the index; any other id is hashed.
+ */
+export function idBytesOf(id: Uint8Array): Uint8Array {
+  if (id.length === 36) {
+    const text = textOf(id);
+    if (uuidPattern.test(text)) return uuidBytes(text);
+  }
+  return sha256First16(id);
+}
+
+function uuidBytes(text: string): Uint8Array {
+  const digits = text.replaceAll("-", "");
+  return Uint8Array.from({ length: 16 }, (_, i) =>
+    Number.parseInt(digits.slice(i * 2, i * 2 + 2), 16),
+  );
+}
+
+/** 16 bytes in the text form of a UUID. */
+export function uuidText(bytes: Uint8Array): string {
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+}
+
+/** Writes version and variant into 16 bytes (RFC 9562). */
+function stamped(bytes: Uint8Array, version: number): Uint8Array {
+  bytes[6] = ((bytes[6] as number) & 0x0f) | (version << 4);
+  bytes[8] = ((bytes[8] as number) & 0x3f) | 0x80;
+  return bytes;
+}
+
+/**
+ * A UUIDv7 (RFC 9562): milliseconds first, so that ids made later sort later. Uniqueness rests on 74
+ * random bits; the order within a millisecond is not kept, positions in the outbox do that.
+ */
+export function uuidv7(clock: Pick<Clock, "epochMs" | "random">): string {
+  const bytes = new Uint8Array(16);
+  const view = new DataView(bytes.buffer);
+  const ms = clock.epochMs();
+  view.setUint16(0, Math.floor(ms / 2 ** 32));
+  view.setUint32(2, ms % 2 ** 32);
+  view.setUint16(6, Math.floor(clock.random() * 2 ** 16));
+  view.setUint32(8, Math.floor(clock.random() * 2 ** 32));
+  view.setUint32(12, Math.floor(clock.random() * 2 ** 32));
+  return uuidText(stamped(bytes, 7));
+}
+
+/** What an incoming message is told apart by: its id within its source, or its place in the log. */
+export function incomingIdentity(message: {
+  readonly source: string;
+  readonly idBytes: Uint8Array | null;
+  readonly topic: string;
+  readonly partition: number;
+  readonly offset: bigint;
+}): string {
+  return message.idBytes === null
+    ? `o:${message.topic}:${message.partition}:${message.offset}`
+    : `i:${message.source}:${uuidText(message.idBytes)}`;
+}
+
+/**
+ * The id of a message enqueued inside a handler, as a UUID of version 8. It derives from the message
+ * being handled and from how often that handler has enqueued for this topic and key, so that a redo
+ * after a lost commit yields the same ids, whatever ran beside it.
+ */
+export function derivedId(
+  incoming: string,
+  topic: string,
+  key: Uint8Array | null,
+  nth: number,
+): string {
+  const head = utf8(`${incoming}\0${topic}\0${nth}\0${key === null ? "-" : "k"}`);
+  return uuidText(stamped(sha256First16(concat([head, key ?? new Uint8Array(0)])), 8));
+}
