@@ -36,8 +36,17 @@ export interface OutgoingMessage {
   readonly id?: string;
 }
 
-/** Largest key + value + headers of an outgoing message in bytes; Kafka's own default limit is 1,048,588. */
+/**
+ * Largest key + value + headers of an outgoing message in bytes; Kafka's own default limit is
+ * 1,048,588 for all that is sent, the outbox's own headers and the framing included.
+ */
 export const messageBytesMax = 1_000_000;
+
+/** Kafka frames each header with two lengths of up to five bytes: many tiny headers are not free. */
+const headerFrameBytes = 10;
+
+/** Longest id in bytes, ours and others'; a longer incoming one is treated as absent. */
+const idBytesMax = 1_024;
 
 /** Headers with this prefix belong to Oncebox. */
 export const reservedHeaderPrefix = "oncebox-";
@@ -85,8 +94,10 @@ export function checkOutgoing(message: OutgoingMessage): void {
   if (value !== null && !(value instanceof Uint8Array)) {
     throw invalid(`value of a message to ${topic} must be a Uint8Array or null: encode it first`);
   }
-  if (id !== undefined && (typeof id !== "string" || id.length === 0 || id.length > 512)) {
-    throw invalid(`id of a message to ${topic} must be text of 1 to 512 characters`);
+  if (id !== undefined && !isId(id)) {
+    throw invalid(
+      `id of a message to ${topic} must be text of 1 to ${idBytesMax} bytes without U+0000 and lone surrogates`,
+    );
   }
   const size = (keyBytesOf(key)?.length ?? 0) + (value?.length ?? 0) + headerBytes(topic, headers);
   if (size > messageBytesMax) {
@@ -98,6 +109,16 @@ export function checkOutgoing(message: OutgoingMessage): void {
   }
 }
 
+/** Kept by databases as text, which has no U+0000; a lone surrogate would turn into U+FFFD on the way. */
+function isId(id: unknown): boolean {
+  if (typeof id !== "string" || id.length === 0 || !isPlainText(id)) return false;
+  return utf8(id).length <= idBytesMax;
+}
+
+function isPlainText(text: string): boolean {
+  return !text.includes("\0") && !/\p{Surrogate}/u.test(text);
+}
+
 function headerBytes(topic: string, headers: Headers): number {
   if (!Array.isArray(headers)) throw invalid(`headers of a message to ${topic} must be an array`);
   let bytes = 0;
@@ -106,6 +127,9 @@ function headerBytes(topic: string, headers: Headers): number {
       throw invalid(`each header of a message to ${topic} must be a pair [name, bytes or null]`);
     }
     const [name, value] = header as [string, unknown];
+    if (!isPlainText(name)) {
+      throw invalid(`header ${show(name)} of a message to ${topic} has U+0000 or a lone surrogate`);
+    }
     if (name.toLowerCase().startsWith(reservedHeaderPrefix) || ownHeaders.has(name)) {
       throw new InvalidMessageError(
         "reserved-header",
@@ -116,7 +140,7 @@ function headerBytes(topic: string, headers: Headers): number {
     if (value !== null && !(value instanceof Uint8Array)) {
       throw invalid(`header ${show(name)} of a message to ${topic} must be a Uint8Array or null`);
     }
-    bytes += utf8(name).length + (value?.length ?? 0);
+    bytes += utf8(name).length + (value?.length ?? 0) + headerFrameBytes;
   }
   return bytes;
 }
@@ -131,9 +155,6 @@ function show(value: unknown): string {
 
 /** Where an incoming message's identity lies, in this order; the first that is present and not empty. */
 const idHeaders = ["ce_id", "id", "message-id"] as const;
-
-/** Longest id taken from a header, in bytes; a longer one is treated as absent, the offset protects. */
-const idBytesMax = 1024;
 
 /** The last value of a header, as Kafka's own clients choose among repeats. */
 export function header(headers: Headers, name: string): Uint8Array | null {

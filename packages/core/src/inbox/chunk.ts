@@ -1,0 +1,234 @@
+/**
+ * One chunk, one transaction: prove the claim, record the ids, run the handlers, advance, commit.
+ * It answers what became of the transaction and decides nothing about what happens next.
+ *
+ *   open ──▶ handle … handle ──▶ commit ──▶ committed
+ *    │          │                  │
+ *    │          └─▶ failed         ├─▶ failed (nobody knows at which message)
+ *    ├─▶ fenced, moved             ├─▶ fenced
+ *    └─▶ trouble                   ├─▶ trouble
+ *                                  └─▶ unknown
+ */
+import {
+  ClaimLostError,
+  CommitUnknownError,
+  HandlerError,
+  OnceboxError,
+  StorageError,
+} from "../errors.ts";
+import { checksumOf } from "../hashes.ts";
+import { idBytesOf, incomingIdentity } from "../ids.ts";
+import { idOf, type Message, sourceOf, textOf } from "../message.ts";
+import { handlerOutbox } from "../outbox/outbox.ts";
+import type { BrokerRecord } from "../ports/broker.ts";
+import type { ChunkTransaction, PartitionClaim, RecordRef, Storage } from "../ports/storage.ts";
+import type { Handler } from "./handler.ts";
+
+/** The records of one partition that share one transaction. */
+export interface Chunk {
+  /** The position before it. */
+  readonly firstOffset: bigint;
+  /** The position behind it: markers and holes are covered. */
+  readonly endOffset: bigint;
+  readonly records: readonly BrokerRecord[];
+}
+
+export type ChunkOutcome =
+  | { readonly kind: "committed"; readonly applied: number; readonly duplicates: number }
+  /** A message failed, and nothing was committed. `offset` is null where nobody knows which. */
+  | { readonly kind: "failed"; readonly offset: bigint | null; readonly error: OnceboxError }
+  | { readonly kind: "trouble"; readonly trouble: "global" | "local"; readonly error: unknown }
+  | { readonly kind: "fenced" }
+  /** The row is not where it was left, though the claim holds: the database went back. */
+  | { readonly kind: "moved"; readonly nextOffset: bigint }
+  | { readonly kind: "unknown"; readonly error: OnceboxError }
+  /** The deadline of a stop passed; the connection was destroyed. */
+  | { readonly kind: "cut" };
+
+export interface ChunkRun<Tx> {
+  readonly storage: Storage<Tx>;
+  readonly handler: Handler<Tx>;
+  readonly claim: PartitionClaim;
+  readonly chunk: Chunk;
+  readonly attempt: number;
+  /** Aborted when there is no time left: the transaction is cut where it stands. */
+  readonly cut: AbortSignal;
+}
+
+export async function runChunk<Tx>(run: ChunkRun<Tx>): Promise<ChunkOutcome> {
+  const { storage, claim, chunk, cut } = run;
+  let transaction: ChunkTransaction<Tx>;
+  try {
+    transaction = await storage.open(claim, recordRefs(claim.topic, chunk.records));
+  } catch (error) {
+    return afterFailure(storage, error);
+  }
+  if (cut.aborted) {
+    transaction.destroy();
+    return { kind: "cut" };
+  }
+  if (transaction.nextOffset !== chunk.firstOffset) {
+    await transaction.rollback();
+    return { kind: "moved", nextOffset: transaction.nextOffset };
+  }
+  return untilCut(cut, transaction, handleAndCommit(run, transaction));
+}
+
+/** The handlers, then the commit; what fails in between rolls back. */
+async function handleAndCommit<Tx>(
+  run: ChunkRun<Tx>,
+  transaction: ChunkTransaction<Tx>,
+): Promise<ChunkOutcome> {
+  const { storage, chunk } = run;
+  let applied = 0;
+  let published = false;
+  for (const [index, record] of chunk.records.entries()) {
+    const recorded = transaction.recorded[index];
+    if (recorded === "duplicate" || recorded === "done") continue;
+    try {
+      if (recorded !== "new") throw idConflict(run.claim, record);
+      published = (await handleOne(run, transaction, record)) || published;
+      applied += 1;
+    } catch (error) {
+      return afterHandler(run, transaction, record, error);
+    }
+  }
+  try {
+    await transaction.commit(chunk.endOffset);
+  } catch (error) {
+    return afterFailure(storage, error);
+  }
+  if (published) storage.wake.send();
+  return { kind: "committed", applied, duplicates: chunk.records.length - applied };
+}
+
+/** Runs one handler; tells whether it published something. */
+async function handleOne<Tx>(
+  run: ChunkRun<Tx>,
+  transaction: ChunkTransaction<Tx>,
+  record: BrokerRecord,
+): Promise<boolean> {
+  const { topic, partition } = run.claim;
+  const idBytes = idOf(record.headers);
+  const message: Message<Uint8Array | null> = {
+    id: idBytes === null ? null : textOf(idBytes),
+    topic,
+    partition,
+    offset: record.offset,
+    timestamp: record.timestamp,
+    key: record.key === null ? null : textOf(record.key),
+    keyBytes: record.key,
+    value: record.value,
+    headers: record.headers,
+  };
+  const identity = incomingIdentity({
+    source: sourceOf(record.headers, topic),
+    idBytes: idBytes === null ? null : idBytesOf(idBytes),
+    topic,
+    partition,
+    offset: record.offset,
+  });
+  const { tx, end } = transaction.handle();
+  const outbox = handlerOutbox(run.storage, tx, identity);
+  let published = false;
+  try {
+    await run.handler.run(message, tx, {
+      attempt: run.attempt,
+      signal: run.cut,
+      idempotencyKey: identity,
+      outbox: {
+        enqueue: (messages) => {
+          published = true;
+          return outbox.enqueue(messages);
+        },
+      },
+    });
+  } finally {
+    end();
+  }
+  return published;
+}
+
+/** Rolls back, then tells the handler's own failure from trouble of the database under it. */
+async function afterHandler<Tx>(
+  run: ChunkRun<Tx>,
+  transaction: ChunkTransaction<Tx>,
+  record: BrokerRecord,
+  error: unknown,
+): Promise<ChunkOutcome> {
+  const trouble = run.storage.trouble(error);
+  const clean = await transaction.rollback();
+  if (trouble !== null) return { kind: "trouble", trouble, error };
+  // The connection went away under the handler, whatever it made of that.
+  if (!clean) return { kind: "trouble", trouble: "global", error };
+  const { topic, partition } = run.claim;
+  const failure =
+    error instanceof OnceboxError
+      ? error
+      : new HandlerError(
+          "handler-failed",
+          `the handler of ${topic} failed at ${topic}/${partition}@${record.offset}: ${reason(error)}`,
+          { cause: error, details: { topic, partition, offset: record.offset } },
+        );
+  return { kind: "failed", offset: record.offset, error: failure };
+}
+
+/** What a rejected `open` or `commit` means. The transaction has ended either way. */
+function afterFailure<Tx>(storage: Storage<Tx>, error: unknown): ChunkOutcome {
+  if (error instanceof ClaimLostError) return { kind: "fenced" };
+  if (error instanceof CommitUnknownError) return { kind: "unknown", error };
+  const trouble = storage.trouble(error);
+  if (trouble !== null) return { kind: "trouble", trouble, error };
+  const failure =
+    error instanceof OnceboxError
+      ? error
+      : new StorageError("storage-failed", `a chunk failed: ${reason(error)}`, { cause: error });
+  return { kind: "failed", offset: null, error: failure };
+}
+
+/** Past the deadline nothing is waited for: a handler that never returns must not hold a stop. */
+async function untilCut<Tx>(
+  cut: AbortSignal,
+  transaction: ChunkTransaction<Tx>,
+  outcome: Promise<ChunkOutcome>,
+): Promise<ChunkOutcome> {
+  let onCut = () => {};
+  const wasCut = new Promise<ChunkOutcome>((resolve) => {
+    onCut = () => {
+      transaction.destroy();
+      resolve({ kind: "cut" });
+    };
+    cut.addEventListener("abort", onCut, { once: true });
+  });
+  try {
+    return await Promise.race([outcome, wasCut]);
+  } finally {
+    cut.removeEventListener("abort", onCut);
+  }
+}
+
+function recordRefs(topic: string, records: readonly BrokerRecord[]): RecordRef[] {
+  return records.map((record) => {
+    const id = idOf(record.headers);
+    return {
+      offset: record.offset,
+      timestamp: record.timestamp,
+      source: sourceOf(record.headers, topic),
+      id: id === null ? null : idBytesOf(id),
+      checksum: checksumOf(record.key, record.value),
+    };
+  });
+}
+
+function idConflict(claim: PartitionClaim, record: BrokerRecord): HandlerError {
+  const { topic, partition } = claim;
+  return new HandlerError(
+    "message-id-conflict",
+    `the message at ${topic}/${partition}@${record.offset} has the id of an earlier one but another key or value: ids must be unique within their source`,
+    { details: { topic, partition, offset: record.offset } },
+  );
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,47 @@
+import { defineConfig } from "vitest/config";
+
+// Groups run one after another: static checks and unit tests first, then what needs servers, then
+// chaos alone, because it would starve whatever ran beside it on a small machine.
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: "unit",
+          include: ["packages/*/src/**/*.test.ts"],
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        test: {
+          name: "checks",
+          include: ["test/checks/**/*.test.ts", "test/architecture.test.ts"],
+          testTimeout: 120_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          name: "servers",
+          include: ["test/{fixtures,conformance,integration}/**/*.test.ts"],
+          globalSetup: ["test/fixtures/global-setup.ts"],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        test: {
+          name: "chaos",
+          include: ["test/chaos/**/*.test.ts"],
+          globalSetup: ["test/fixtures/global-setup.ts"],
+          testTimeout: 300_000,
+          hookTimeout: 60_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 3 },
+        },
+      },
+    ],
+  },
+});
