@@ -37,7 +37,7 @@ function testReport(folder: string): { green: boolean; report: Report | null } {
 function verdict(green: boolean, report: Report | null): { line: string; pass: boolean } {
   const passed = report?.numPassedTests ?? 0;
   const skipped = (report?.numPendingTests ?? 0) + (report?.numTodoTests ?? 0);
-  const skipsFail = process.env["CI"] === "true" && skipped > 0;
+  const skipsFail = process.env.CI === "true" && skipped > 0;
   const failed = Math.max(report?.numFailedTests ?? 0, green ? 0 : 1) + (skipsFail ? skipped : 0);
   const nothing = passed + failed === 0;
   return {

@@ -15,8 +15,11 @@ export {
 } from "./errors.ts";
 export type { DropReason, Observer, OnceboxEvent } from "./events.ts";
 export { laneCount, laneOf, murmur2 } from "./hashes.ts";
+export { type Consumer, createConsumer } from "./inbox/consumer.ts";
+export type { ConsumerOptions } from "./inbox/consumer-options.ts";
 export type { Handler, HandlerContext, HandlerOptions, Run } from "./inbox/handler.ts";
-export type { Headers, Message, OutgoingMessage } from "./message.ts";
+export type { PartitionStatus } from "./inbox/partition.ts";
+export { type Headers, type Message, messageBytesMax, type OutgoingMessage } from "./message.ts";
 export {
   aFunction,
   aName,

@@ -131,10 +131,7 @@ class Worker<Tx> implements PartitionWorker {
     const acceptance = this.#buffer.accept(batch);
     if (acceptance === "accepted") this.#ring();
     else if (acceptance === "wrong-position") this.#dropped("wrong-position");
-    else if (acceptance === "gap") {
-      const _at = `${this.ref.topic}/${this.ref.partition}`;
-      this.#pause(brokenBatch(this.ref, batch));
-    }
+    else if (acceptance === "gap") this.#pause(brokenBatch(this.ref, batch));
   }
 
   displaced(asked: bigint, log: LogBounds | null): void {

@@ -1,0 +1,63 @@
+-- The inbox: where each consumer stands in each partition, and which message ids it has seen.
+
+-- Consumer names as small integers. A name belongs to one Kafka group for ever; it is null for a
+-- name that only records ids (inbox.once) and has no subscription.
+CREATE TABLE consumers (
+  id       integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name     text    NOT NULL UNIQUE,
+  group_id text
+);
+
+-- Scopes of message ids (the CloudEvents source, else the topic) and topics, as small integers.
+-- A backslash and U+0000, which text cannot hold, are written as \\ and \0.
+CREATE TABLE sources (
+  id   integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  name text    NOT NULL UNIQUE
+);
+
+-- One row for each partition a consumer reads: the authority on its position. Every transaction
+-- that handles messages locks its partition's row first and moves next_offset last.
+CREATE TABLE inbox_partitions (
+  -- Order of the key: all look-ups name all three columns; listings ask by consumer, then topic.
+  consumer    integer NOT NULL REFERENCES consumers (id),
+  topic       text    NOT NULL,
+  partition   integer NOT NULL,
+  -- First offset without a committed outcome. Kafka's committed offset is only a copy of it.
+  next_offset bigint  NOT NULL CHECK (next_offset >= 0),
+  -- Who may write: a random token, because an epoch could fit again after a fail-over to a replica
+  -- that lags. Null until the first claim.
+  token       uuid,
+  -- Counts claims.
+  epoch       bigint  NOT NULL DEFAULT 0,
+  -- For people: who claimed it, and when. Nothing is decided by these two.
+  owner       text,
+  claimed_at  timestamptz,
+  PRIMARY KEY (consumer, topic, partition)
+)
+-- Updated in place once a transaction: free space in the page and no index on a changing column
+-- keep every update a HOT one, so that neither the table nor its index grows.
+WITH (fillfactor = 10);
+
+-- Ids seen inside the deduplication window. Written in the transaction of their effects.
+CREATE TABLE inbox_messages (
+  -- Offset of the record that took the id; null where it came through inbox.once.
+  record_offset bigint,
+  -- Milliseconds since 1970 by the record itself, not by a clock here: the window is counted in
+  -- the time of the log, so that a long stop forgets nothing that the backlog still holds. Not a
+  -- timestamptz: a producer may write any number.
+  record_time   bigint,
+  consumer      integer NOT NULL,
+  source        integer NOT NULL,
+  -- A UUID as it is; any other id as the first 16 bytes of its SHA-256.
+  id            uuid    NOT NULL,
+  -- Topic (a row of sources) and partition of that record; null as above.
+  topic         integer,
+  partition     integer,
+  -- CRC-32C of key and value: the same id with another value is a conflict, not a duplicate. Null
+  -- where inbox.once was given no value.
+  checksum      integer,
+  -- The one index. It decides what is a duplicate, for all partitions and processes at once. The id
+  -- stands last: ids that grow with time (UUIDv7) then fill one page after another for each source.
+  PRIMARY KEY (consumer, source, id)
+);
+-- No foreign keys on purpose: their checks would lock a shared row once for each message.
