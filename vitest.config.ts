@@ -34,8 +34,8 @@ export default defineConfig({
       {
         test: {
           name: "chaos",
+          // Its tests start servers of their own: set-ups of all projects run at the beginning.
           include: ["test/chaos/**/*.test.ts"],
-          globalSetup: ["test/fixtures/global-setup.ts"],
           testTimeout: 300_000,
           hookTimeout: 60_000,
           fileParallelism: false,

@@ -114,6 +114,8 @@ export type OnceboxEvent =
       readonly waitMs: number;
       readonly error: unknown;
     }
+  /** The stop's deadline passed: these messages were sent or on their way, and are sent again. */
+  | { readonly type: "outbox.batch-cut"; readonly relay: string; readonly messages: number }
   /** Kafka refuses a message or a topic: its key, or the topic, waits and is tried again. */
   | {
       readonly type: "outbox.blocked";
@@ -124,6 +126,14 @@ export type OnceboxEvent =
       readonly attempt: number;
       readonly waitMs: number;
       readonly error: unknown;
+    }
+  /** Too many rows wait behind refused messages or topics: these lanes are not read until some pass. */
+  | {
+      readonly type: "outbox.reading-paused";
+      readonly relay: string;
+      readonly lanes: readonly number[];
+      readonly blockedRows: number;
+      readonly blockedBytes: number;
     }
   /** A row below the floor: it was delayed, and its key may be out of order. Please report it. */
   | { readonly type: "outbox.floor-anomaly"; readonly relay: string; readonly rows: number }

@@ -1,1 +1,2 @@
-export {};
+export { kafkajsBroker } from "./kafkajs-broker.ts";
+export type { KafkajsBrokerConfig } from "./kafkajs-options.ts";

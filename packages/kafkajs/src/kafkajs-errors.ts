@@ -142,13 +142,17 @@ export function toOnceboxError(error: unknown, what: string): OnceboxError {
     });
   }
   if (!isErrorLike(error)) {
-    return new BrokerError("broker-unavailable", `${what} failed`, { cause: error, retryable: true });
+    return new BrokerError("broker-unavailable", `${what} failed`, {
+      cause: error,
+      retryable: true,
+    });
   }
   const origin = innermost(error);
   const type = typeof origin.type === "string" ? origin.type : null;
   const details: Record<string, unknown> = { name: origin.name };
   if (type !== null) details.type = type;
-  if (typeof origin.code === "string" || typeof origin.code === "number") details.code = origin.code;
+  if (typeof origin.code === "string" || typeof origin.code === "number")
+    details.code = origin.code;
   if (typeof origin.broker === "string") details.broker = origin.broker;
   let code: ErrorCode = "broker-unavailable";
   if (type !== null && missing.has(type)) code = "topic-missing";

@@ -1,8 +1,8 @@
 /** The settings of `kafkajsBroker`: their names, defaults and limits. Never talks to Kafka. */
 import {
   aFunction,
-  checkOptions,
   ConfigurationError,
+  checkOptions,
   integer,
   optional,
   type Rule,

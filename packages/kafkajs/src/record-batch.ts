@@ -6,7 +6,7 @@
  */
 import type { BrokerRecord, Headers } from "@oncebox/core";
 import kafkajs from "kafkajs";
-import { MalformedBytesError, Reader, varbytesSize, varintSize, Writer } from "./wire.ts";
+import { MalformedBytesError, Reader, varbytesSize, varintSize, type Writer } from "./wire.ts";
 
 /** A transaction that was rolled back: its records, from this offset to its marker, never were. */
 export interface AbortedTransaction {
@@ -155,9 +155,11 @@ async function readRecords(batch: Batch, from: bigint, into: BrokerRecord[]): Pr
     const key = reader.varbytes();
     const value = reader.varbytes();
     const headers = readHeaders(reader);
-    if (reader.at !== end) throw new MalformedBytesError(`the record at ${offset} has a wrong length`);
+    if (reader.at !== end)
+      throw new MalformedBytesError(`the record at ${offset} has a wrong length`);
     if (offset < from) continue;
-    const timestamp = stamped ?? (delta === 0n ? batch.firstTimestamp : batch.firstTimestamp + delta);
+    const timestamp =
+      stamped ?? (delta === 0n ? batch.firstTimestamp : batch.firstTimestamp + delta);
     into.push({ offset, timestamp, key, value, headers });
   }
 }
@@ -189,7 +191,10 @@ interface Codec {
 /** Through kafkajs' registry: what a user registers there for Snappy, LZ4 or ZSTD works here as well. */
 async function decompressed(codec: number, bytes: Buffer): Promise<Buffer> {
   const name = codecNames[codec] ?? `number ${codec}`;
-  const registry = kafkajs.CompressionCodecs as unknown as Record<number, (() => Codec) | undefined>;
+  const registry = kafkajs.CompressionCodecs as unknown as Record<
+    number,
+    (() => Codec) | undefined
+  >;
   let found: Codec | undefined;
   try {
     found = registry[codec]?.();

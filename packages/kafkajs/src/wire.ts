@@ -49,7 +49,8 @@ export class Reader {
 
   /** A view, not a copy. */
   take(length: number): Buffer {
-    if (length > this.left) throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
+    if (length > this.left)
+      throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
     this.at += length;
     return this.bytes.subarray(this.at - length, this.at);
   }
@@ -102,7 +103,8 @@ export class Reader {
   varbytes(): Uint8Array | null {
     const length = this.varint();
     if (length < 0) return null;
-    if (length > this.left) throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
+    if (length > this.left)
+      throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
     const start = this.bytes.byteOffset + this.at;
     this.at += length;
     // Not a Buffer: its `slice` shares memory and its `toString` decodes, unlike other brokers' bytes.
@@ -157,9 +159,8 @@ export class Writer {
   }
 
   varbytes(value: Uint8Array | null): void {
-    if (value === null) return this.varint(-1);
-    this.varint(value.length);
-    this.raw(value);
+    this.varint(value?.length ?? -1);
+    if (value !== null) this.raw(value);
   }
 }
 

@@ -67,6 +67,7 @@ type Wait = (attempt: number) => number;
 export class Backlog {
   readonly #all = new Map<HeldLane, Map<bigint, Entry>>();
   readonly #ready = createQueue();
+  readonly #blockedSize = { rows: 0, bytes: 0 };
   readonly #blocks = new Map<string, Block>();
   #sending: readonly Entry[] = [];
   /** Which rows of the batch are the head of which block. */
@@ -78,13 +79,22 @@ export class Backlog {
     return this.#ready.size;
   }
 
+  /** Rows that wait behind blocks. */
   get blocked(): Queue["size"] {
-    const size = { rows: 0, bytes: 0 };
-    for (const { queue } of this.#blocks.values()) {
-      size.rows += queue.size.rows;
-      size.bytes += queue.size.bytes;
-    }
-    return size;
+    return this.#blockedSize;
+  }
+
+  get unblockedRows(): number {
+    return this.#ready.size.rows + this.unsettledRows;
+  }
+
+  /** Rows on their way, or sent and not settled. */
+  get unsettledRows(): number {
+    return this.#sending.length + this.#published.size;
+  }
+
+  get hasPublished(): boolean {
+    return this.#published.size > 0;
   }
 
   get published(): readonly Entry[] {
@@ -100,16 +110,17 @@ export class Backlog {
     return this.#all.get(lane)?.size ?? 0;
   }
 
-  isBlocked(lane: HeldLane): boolean {
-    return [...this.#blocks.values()].some(({ queue }) => queue.has(lane));
+  blockedLanes(): ReadonlySet<HeldLane> {
+    return new Set([...this.#blocks.values()].flatMap(({ queue }) => [...queue.lanes()]));
+  }
+
+  isSending(lane: HeldLane): boolean {
+    return this.#sending.some((entry) => entry.lane === lane);
   }
 
   /** Whether the lane has rows on their way, or sent and not settled: not to be given back yet. */
   isBusy(lane: HeldLane): boolean {
-    return (
-      this.#sending.some((entry) => entry.lane === lane) ||
-      [...this.#published].some((entry) => entry.lane === lane)
-    );
+    return this.isSending(lane) || [...this.#published].some((entry) => entry.lane === lane);
   }
 
   /** Takes in rows as they were read; one that is here already is left out. */
@@ -188,13 +199,9 @@ export class Backlog {
     return blocked;
   }
 
-  /** Whether there is something to send now. */
-  sendable(now: number, mayUse: BatchRequest["mayUse"]): boolean {
-    return this.#ready.first(mayUse) !== undefined || this.nextDue(mayUse) <= now;
-  }
-
-  /** When the pause of a block is over whose head may be sent. */
-  nextDue(mayUse: BatchRequest["mayUse"]): number {
+  /** When there is something to send: at once, when a block's pause is over, or never. */
+  sendableAt(mayUse: BatchRequest["mayUse"]): number {
+    if (this.#ready.first(mayUse) !== undefined) return Number.NEGATIVE_INFINITY;
     let due = Number.POSITIVE_INFINITY;
     for (const { until, queue } of this.#blocks.values()) {
       if (until < due && queue.first(mayUse) !== undefined) due = until;
@@ -266,7 +273,7 @@ export class Backlog {
     const errors = new Map(result.unknown.map((one) => [one.index, one.error]));
     const blocked: Blocked[] = [];
     let published = 0;
-    let unknown: Outcome["unknown"] = null;
+    const unknown = { messages: 0, waitMs: 0, error: undefined as unknown };
     for (const [index, entry] of batch.entries()) {
       if (acknowledged.has(index)) {
         published += 1;
@@ -277,15 +284,15 @@ export class Backlog {
       const error = refusal?.error ?? errors.get(index) ?? missing;
       const failure = this.#failed(entry, refusal?.scope ?? "partition", error, now, wait);
       if (refusal === undefined) {
-        const messages = (unknown?.messages ?? 0) + 1;
-        const waitMs = Math.max(unknown?.waitMs ?? 0, failure?.waitMs ?? 0);
-        unknown = { messages, waitMs, error: unknown?.error ?? error };
+        unknown.messages += 1;
+        unknown.waitMs = Math.max(unknown.waitMs, failure?.waitMs ?? 0);
+        unknown.error ??= error;
       } else if (failure !== null) {
         blocked.push(failure);
       }
     }
     this.#heads.clear();
-    return { published, unknown, blocked };
+    return { published, unknown: unknown.messages === 0 ? null : unknown, blocked };
   }
 
   #acknowledged(entry: Entry): void {
@@ -317,7 +324,8 @@ export class Backlog {
   }
 
   #block(scope: Scope, name: string, topic: string): Block {
-    const block: Block = { scope, name, topic, attempt: 0, until: 0, queue: createQueue() };
+    const queue = createQueue(this.#blockedSize);
+    const block: Block = { scope, name, topic, attempt: 0, until: 0, queue };
     this.#blocks.set(name, block);
     return block;
   }
@@ -334,7 +342,10 @@ export class Backlog {
 
   #release(block: Block): void {
     this.#blocks.delete(block.name);
-    for (const entry of block.queue.entries()) this.#ready.put(entry);
+    block.queue.filter((entry) => {
+      this.#ready.put(entry);
+      return false;
+    });
   }
 
   #deleteIfOver(block: Block): void {

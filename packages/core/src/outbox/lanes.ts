@@ -53,16 +53,20 @@ export function surplusOf(
     .map(({ lane }) => lane);
 }
 
+export interface LaneChange {
+  readonly gained: readonly HeldLane[];
+  /** Held no longer. */
+  readonly lost: readonly HeldLane[];
+  /** Those of the lost that were not being given back. */
+  readonly takenOver: readonly HeldLane[];
+}
+
 export interface Lanes {
   readonly held: () => readonly HeldLane[];
   /** The lane's lease, where it is held and not draining. */
   readonly active: (lane: number) => HeldLane | undefined;
   /** Takes in the answer to a request that was sent at `sentAt`. */
-  readonly answered: (
-    answer: LeaseAnswer,
-    sentAt: number,
-    leaseMs: number,
-  ) => { readonly gained: readonly HeldLane[]; readonly lost: readonly HeldLane[] };
+  readonly answered: (answer: LeaseAnswer, sentAt: number, leaseMs: number) => LaneChange;
   /** Forgets lanes that were given back or taken over. */
   readonly drop: (lanes: readonly HeldLane[]) => void;
 }
@@ -99,7 +103,7 @@ export function createLanes(): Lanes {
         byLane.set(lane, taken);
         gained.push(taken);
       }
-      return { gained, lost: takenOver };
+      return { gained, lost, takenOver };
     },
     drop,
   };

@@ -11,9 +11,14 @@ export interface Entry {
   partition: number;
 }
 
+export interface Size {
+  rows: number;
+  bytes: number;
+}
+
 export interface Queue {
-  readonly size: { readonly rows: number; readonly bytes: number };
-  readonly has: (lane: HeldLane) => boolean;
+  readonly size: Readonly<Size>;
+  readonly lanes: () => Iterable<HeldLane>;
   readonly put: (entry: Entry) => void;
   readonly take: (entry: Entry) => void;
   readonly drop: (lane: HeldLane) => void;
@@ -25,19 +30,22 @@ export interface Queue {
   readonly filter: (keep: (entry: Entry) => boolean) => void;
 }
 
-export function createQueue(): Queue {
+/** Where several queues are counted together, `total` is theirs. */
+export function createQueue(total: Size = { rows: 0, bytes: 0 }): Queue {
   const lanes = new Map<HeldLane, Entry[]>();
-  const size = { rows: 0, bytes: 0 };
+  const size: Size = { rows: 0, bytes: 0 };
   const count = (entry: Entry, sign: 1 | -1) => {
-    size.rows += sign;
-    size.bytes += sign * entry.bytes;
+    for (const sum of [size, total]) {
+      sum.rows += sign;
+      sum.bytes += sign * entry.bytes;
+    }
   };
   function* entries() {
     for (const list of lanes.values()) yield* list;
   }
   return {
     size,
-    has: (lane) => lanes.has(lane),
+    lanes: () => lanes.keys(),
     put: (entry) => {
       const list = lanes.get(entry.lane);
       if (list === undefined) lanes.set(entry.lane, [entry]);

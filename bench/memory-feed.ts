@@ -1,0 +1,52 @@
+/** A broker of one partition that hands over records from memory: the inbox without Kafka's share. */
+
+import { setImmediate } from "node:timers/promises";
+import type { Broker, BrokerRecord } from "@oncebox/core";
+
+const batchSize = 500;
+
+export function memoryFeed(records: readonly BrokerRecord[]): Broker {
+  const end = BigInt(records.length);
+  const refuse = () => Promise.reject(new Error("the memory feed has no producer"));
+  return {
+    timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 1_000 },
+    partitions: async () => 1,
+    partitionOf: () => 0,
+    offsets: async () => new Map([[0, 0n]]),
+    producer: refuse,
+    close: async () => {},
+    consumer: async ({ topics: [topic = ""] }, { assigned, position, deliver }) => {
+      let running = true;
+      const at = { topic, partition: 0 };
+      const pump = async () => {
+        assigned(1, [at]);
+        while (running) {
+          const from = position(at);
+          if (from === null || from >= end) {
+            await setImmediate();
+            continue;
+          }
+          const slice = records.slice(Number(from), Number(from) + batchSize);
+          const endOffset = from + BigInt(slice.length);
+          deliver({
+            ...at,
+            assignment: 1,
+            fetchedOffset: from,
+            endOffset,
+            records: slice,
+            logEnd: end,
+          });
+          await setImmediate();
+        }
+      };
+      const pumping = pump();
+      return {
+        commit: async () => true,
+        stop: async () => {
+          running = false;
+          await pumping;
+        },
+      };
+    },
+  };
+}

@@ -1,0 +1,202 @@
+/**
+ * Owns clients taken from the pool: each has an error listener while it is out (a dying connection
+ * would end the process else), and goes back only when it is known to be clean. Never changes the
+ * pool's settings, and never ends a pool.
+ *
+ *   (pool) ──acquire──▶ out ──release──▶ (pool)
+ *                        │
+ *                        └──destroy──▶ (gone)
+ */
+import { StorageError } from "@oncebox/core";
+import type { Pool, PoolClient, QueryResult, QueryResultRow } from "pg";
+import type { StorageErrors } from "./postgres-errors.ts";
+import type { Statement } from "./queries.ts";
+import { ownTypes } from "./wire.ts";
+
+export interface Connection {
+  readonly client: PoolClient;
+  /**
+   * Whether statements are sent without waiting for the answers before them. Each is still answered
+   * by itself: after one that failed, the later ones of its transaction fail with 25P02.
+   */
+  readonly pipelined: boolean;
+  /** Whether the connection is known to have ended. */
+  readonly lost: () => boolean;
+  readonly run: <R extends QueryResultRow>(statement: Statement) => Promise<QueryResult<R>>;
+  /** Rows as arrays: cheaper where there are many. */
+  readonly runForArrays: <R extends readonly unknown[]>(statement: Statement) => Promise<R[]>;
+  /** One or more statements as plain text. The result is that of the last. */
+  readonly script: (text: string) => Promise<QueryResult>;
+  /** Back to the pool. Only when no transaction is open. */
+  readonly release: () => void;
+  /** Ends the socket at once, whatever runs on it. */
+  readonly destroy: () => void;
+}
+
+export interface Connections {
+  /** Throws StorageError `storage-unavailable`, or `storage-conflict` where only the pool is empty. */
+  readonly acquire: () => Promise<Connection>;
+  /** Acquires, works, and gives back what is clean; destroys after any failure. */
+  readonly with: <R>(doing: string, work: (connection: Connection) => Promise<R>) => Promise<R>;
+  /** A connection that was not taken from the pool, as part of a transaction of its owner. */
+  readonly statementOf: (statement: Statement) => object;
+  readonly poolSize: number;
+}
+
+export interface ConnectionOptions {
+  readonly pool: Pool;
+  readonly preparedStatements: boolean;
+  readonly acquireTimeoutMs: number;
+  readonly errors: StorageErrors;
+}
+
+export function connections(options: ConnectionOptions): Connections {
+  const { pool, errors } = options;
+  const statementOf = ({ name, text, values, prepare }: Statement) => ({
+    ...(prepare && options.preparedStatements ? { name } : {}),
+    text,
+    values: [...values],
+    types: ownTypes,
+  });
+  const acquire = async () => {
+    const client = await takeClient(options);
+    return connectionOf(client, statementOf, errors);
+  };
+  return {
+    acquire,
+    statementOf,
+    poolSize: pool.options.max,
+    with: async (doing, work) => {
+      const connection = await acquire();
+      try {
+        const result = await work(connection);
+        connection.release();
+        return result;
+      } catch (error) {
+        connection.destroy();
+        throw errors.translated(doing, error);
+      }
+    },
+  };
+}
+
+function connectionOf(
+  client: PoolClient,
+  statementOf: (statement: Statement) => object,
+  errors: StorageErrors,
+): Connection {
+  let lost = false;
+  let out = true;
+  const onEnd = () => {
+    lost = true;
+  };
+  client.on("error", onEnd);
+  client.on("end", onEnd);
+  const rethrow = (error: unknown): never => {
+    throw errors.ours(error);
+  };
+  // The driver's types know only its own parsers' kind of `types`.
+  const send = (config: object) =>
+    (client.query as (config: object) => Promise<QueryResult>).call(client, config);
+  return {
+    client,
+    pipelined: isPipelined(client),
+    lost: () => lost,
+    run: <R extends QueryResultRow>(statement: Statement) =>
+      send(statementOf(statement)).catch(rethrow) as Promise<QueryResult<R>>,
+    runForArrays: async <R extends readonly unknown[]>(statement: Statement) => {
+      const config = { ...statementOf(statement), rowMode: "array" };
+      const { rows } = await send(config).catch(rethrow);
+      return rows as unknown as R[];
+    },
+    script: async (text) => {
+      const result = (await client.query(text).catch(rethrow)) as QueryResult | QueryResult[];
+      const last = Array.isArray(result) ? result.at(-1) : result;
+      if (last === undefined) throw new TypeError("the driver answered a statement with nothing");
+      return last;
+    },
+    release: () => {
+      if (!out) return;
+      out = false;
+      // The pool puts its own listener on before ours goes.
+      client.release(lost);
+      client.removeListener("error", onEnd);
+      client.removeListener("end", onEnd);
+    },
+    destroy: () => {
+      if (!out) return;
+      out = false;
+      // The driver waits for answers on a pipelined connection before it ends it: a statement that
+      // hangs would keep it for ever. Our listener stays on, for what the dying socket says.
+      client.connection?.stream?.destroy();
+      client.release(true);
+    },
+  };
+}
+
+/** Whether the driver sends statements at once on this client (pg >= 8.23 with `pipeline: true`). */
+export function isPipelined(client: object): boolean {
+  return (client as { readonly pipeline?: unknown }).pipeline === true;
+}
+
+async function takeClient({ pool, acquireTimeoutMs, errors }: ConnectionOptions) {
+  let timer: NodeJS.Timeout | undefined;
+  const waiting = pool.connect();
+  // The pool waits for ever by default; a wait without a ceiling would hide that it is too small.
+  const expired = new Promise<"expired">((resolve) => {
+    timer = setTimeout(resolve, acquireTimeoutMs, "expired");
+  });
+  try {
+    const client = await Promise.race([waiting, expired]);
+    if (client !== "expired") return client;
+    waiting.then(
+      (late) => late.release(),
+      () => {},
+    );
+  } catch (error) {
+    if (!poolTimeoutText.test(String(error))) {
+      throw errors.translated("no connection to the database", error);
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+  throw await exhausted(pool, acquireTimeoutMs);
+}
+
+const poolTimeoutText = /timeout exceeded when trying to connect/;
+
+const probes = new WeakMap<Pool, Promise<unknown>>();
+
+/**
+ * The pool gave no connection in time: either the database is gone, or all connections are in use.
+ * One connection of its own, outside of the pool, tells which; never more than one at a time.
+ */
+async function exhausted(pool: Pool, waitedMs: number): Promise<StorageError> {
+  const running = probes.get(pool) ?? probe(pool).finally(() => probes.delete(pool));
+  probes.set(pool, running);
+  const details = { poolSize: pool.options.max, waiting: pool.waitingCount, waitedMs };
+  try {
+    await running;
+  } catch (cause) {
+    return new StorageError("storage-unavailable", "no connection to the database", {
+      ...{ cause, details, retryable: true },
+    });
+  }
+  return new StorageError(
+    "storage-conflict",
+    `all ${details.poolSize} connections of the pool were in use for ${waitedMs} ms, though the database answers: make the pool larger, or do not take a second connection inside a handler`,
+    { details, retryable: true },
+  );
+}
+
+async function probe(pool: Pool): Promise<void> {
+  const { Client } = pool as unknown as { Client: new (options: object) => PoolClient };
+  const client = new Client({ ...pool.options, connectionTimeoutMillis: 5_000 });
+  client.on("error", () => {});
+  try {
+    await client.connect();
+    await client.query("SELECT 1");
+  } finally {
+    client.connection?.stream?.destroy();
+  }
+}

@@ -1,0 +1,300 @@
+/**
+ * Every statement of the outbox, as pure functions; see queries.ts for what a statement is.
+ *
+ *   oncebox_enqueue                       rows written in the caller's transaction
+ *   oncebox_lease, oncebox_release        lanes taken, renewed, given back
+ *   oncebox_read, oncebox_settle          rows read; rows deleted when published
+ *   oncebox_notify                        wakes relays of other processes
+ */
+import type { LaneLease, LeaseRequest, OutboxEntry, OutboxRow } from "@oncebox/core";
+import { define, quoted, type Statement } from "./queries.ts";
+import { bytesArray, plainArray, textArray } from "./wire.ts";
+
+/** A lane of `oncebox_lease`; at least one row comes back, with nulls where there is no lease. */
+export interface LeasedRow {
+  readonly relays: bigint;
+  readonly lane: number | null;
+  readonly token: string | null;
+  readonly floor: bigint | null;
+}
+
+/**
+ * What `oncebox_read` says, as arrays: first the snapshot, then a row that was chosen, or the first
+ * row of a lane, or nothing.
+ */
+export type ReadRow = readonly [
+  xmin: bigint,
+  xmax: bigint,
+  found: bigint,
+  lane: number | null,
+  position: bigint,
+  /** 1 for the lowest row of its lane that this snapshot shows, read before or not. */
+  place: bigint,
+  /** How many rows of the lane were looked at. */
+  seen: bigint,
+  chosen: boolean,
+  id: string,
+  topic: string,
+  key: Uint8Array | null,
+  value: Uint8Array | null,
+  headerNames: string | null,
+  headerValues: string | null,
+];
+
+export interface SettledRow {
+  readonly xid: bigint;
+  /** Lanes still held, as the text of an array. */
+  readonly held: string;
+}
+
+/** One lane of a read: rows above `above`, at most `limit`, those read before included. */
+export interface LaneRange {
+  readonly lane: number;
+  readonly above: bigint;
+  readonly limit: number;
+}
+
+/** A lease and the floor to store with it; 0 leaves the stored one. */
+export interface LeaseFloor extends LaneLease {
+  readonly floor: bigint;
+}
+
+export interface OutboxQueries {
+  readonly enqueue: (rows: readonly OutboxEntry[]) => Statement;
+  readonly lease: (request: LeaseRequest) => Statement;
+  readonly release: (relay: string, leases: readonly LeaseFloor[]) => Statement;
+  readonly read: (
+    ranges: readonly LaneRange[],
+    limits: { readonly rows: number; readonly bytes: number },
+    pending: readonly bigint[],
+  ) => Statement;
+  readonly settle: (
+    leases: readonly LeaseFloor[],
+    published: readonly OutboxRow[],
+  ) => Statement;
+  readonly notify: (channel: string, payload: string) => Statement;
+}
+
+export function outboxQueries(schema: string): OutboxQueries {
+  const own = `${quoted(schema)}.`;
+  return { ...writeQueries(own), ...leaseQueries(own), ...relayQueries(own) };
+}
+
+function writeQueries(own: string) {
+  // Index: outbox_messages_pkey is written. Locks nothing that another transaction could want. The
+  // columns xid and position are left to their defaults, which are computed in column order: the
+  // transaction's id first. ORDER BY: positions follow the order of the array.
+  const enqueue = define(
+    "enqueue",
+    `
+    INSERT INTO ${own}outbox_messages
+      (lane, message_id, topic, key, value, header_names, header_values)
+    SELECT lane, message_id, topic, key, value,
+      coalesce(header_names::text[], '{}'), coalesce(header_values::bytea[], '{}')
+    FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
+        $6::text[], $7::text[]) WITH ORDINALITY
+      AS r (lane, message_id, topic, key, value, header_names, header_values, place)
+    ORDER BY place`,
+  );
+  // Locks the queue of notifications while it commits: never inside a transaction of the business.
+  const notify = define("notify", "SELECT pg_notify($1, $2)");
+  return {
+    enqueue: (rows) =>
+      enqueue(
+        plainArray(rows.map((row) => row.lane)),
+        textArray(rows.map((row) => row.id)),
+        textArray(rows.map((row) => row.topic)),
+        bytesArray(rows.map((row) => row.key)),
+        bytesArray(rows.map((row) => row.value)),
+        // One array's text for each row: a list of arrays of several lengths is no array.
+        headerArray(rows, (headers) => textArray(headers.map(([name]) => name))),
+        headerArray(rows, (headers) => bytesArray(headers.map(([, value]) => value))),
+      ),
+    notify: (channel, payload) => notify(channel, payload),
+  } satisfies Partial<OutboxQueries>;
+}
+
+function headerArray(
+  rows: readonly OutboxEntry[],
+  textOf: (headers: OutboxEntry["headers"]) => string,
+): (string | null)[] {
+  return rows.map((row) => (row.headers.length === 0 ? null : textOf(row.headers)));
+}
+
+function leaseQueries(own: string) {
+  // Index: outbox_lanes_pkey, outbox_relays_pkey. Locks the lanes to renew in order, so that two
+  // relays that fight over lanes never wait for each other in a circle; free ones are taken only
+  // where nobody holds their lock (SKIP LOCKED), so that relays starting at once take different
+  // ones. clock_timestamp: after a wait, the statement's own time would be in the past. A renewal
+  // asks for the token alone: an expired lease that nobody took is still ours.
+  const lease = define(
+    "lease",
+    `
+    WITH span AS (SELECT clock_timestamp() + $2 * interval '1 millisecond' AS leased_until),
+    alive AS (
+      INSERT INTO ${own}outbox_relays (relay, live_until) SELECT $1, leased_until FROM span
+      ON CONFLICT (relay) DO UPDATE SET live_until = excluded.live_until
+    ), dead AS (
+      DELETE FROM ${own}outbox_relays
+      WHERE relay <> $1 AND live_until < clock_timestamp() - interval '1 hour'
+    ), held AS MATERIALIZED (
+      SELECT l.lane FROM ${own}outbox_lanes l
+      JOIN unnest($3::smallint[], $4::uuid[]) AS r (lane, token)
+        ON l.lane = r.lane AND l.token = r.token
+      ORDER BY l.lane FOR NO KEY UPDATE OF l
+    ), renewed AS (
+      UPDATE ${own}outbox_lanes l SET leased_until = span.leased_until FROM held, span
+      WHERE l.lane = held.lane
+      RETURNING l.lane, l.token, l.floor
+    ), free AS MATERIALIZED (
+      SELECT lane FROM ${own}outbox_lanes
+      WHERE (leased_until IS NULL OR leased_until < clock_timestamp())
+        AND lane <> ALL ($3::smallint[])
+      ORDER BY lane LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED
+    ), taken AS (
+      UPDATE ${own}outbox_lanes l
+      SET token = gen_random_uuid(), owner = $1, leased_until = span.leased_until
+      FROM free, span
+      WHERE l.lane = free.lane
+      RETURNING l.lane, l.token, l.floor
+    )
+    SELECT live.relays, l.lane, l.token, l.floor
+    FROM (
+      SELECT count(*) + 1 AS relays FROM ${own}outbox_relays
+      WHERE relay <> $1 AND live_until >= clock_timestamp()
+    ) AS live
+    LEFT JOIN (SELECT * FROM renewed UNION ALL SELECT * FROM taken) AS l ON true`,
+  );
+  // Index: as above. Changes only lanes whose token is still the one given. The relay is forgotten
+  // when it holds nothing any more, so that the others take their new share at once.
+  const release = define(
+    "release",
+    `
+    WITH held AS MATERIALIZED (
+      SELECT l.lane, g.floor FROM ${own}outbox_lanes l
+      JOIN unnest($2::smallint[], $3::uuid[], $4::bigint[]) AS g (lane, token, floor)
+        ON l.lane = g.lane AND l.token = g.token
+      ORDER BY l.lane FOR NO KEY UPDATE OF l
+    ), given_back AS (
+      UPDATE ${own}outbox_lanes l
+      SET token = NULL, owner = NULL, leased_until = NULL, floor = greatest(l.floor, held.floor)
+      FROM held WHERE l.lane = held.lane
+    )
+    DELETE FROM ${own}outbox_relays
+    WHERE relay = $1 AND NOT EXISTS (
+      SELECT FROM ${own}outbox_lanes l
+      WHERE l.owner = $1 AND l.lane NOT IN (SELECT lane FROM held)
+    )`,
+  );
+  return {
+    lease: ({ relay, leaseMs, renew, acquireMax }) =>
+      lease(relay, leaseMs, lanesOf(renew), tokensOf(renew), acquireMax),
+    release: (relay, leases) =>
+      release(relay, lanesOf(leases), tokensOf(leases), floorsOf(leases)),
+  } satisfies Partial<OutboxQueries>;
+}
+
+function relayQueries(own: string) {
+  // Index: outbox_messages_pkey, one range for each lane, upwards. Locks nothing. Each lane is read
+  // from its floor, whatever was read before: a row may have been committed below rows that are
+  // already on their way. Lanes take turns (first rows of all, second rows of all, …), so that a
+  // full lane starves none; within a lane the rows chosen are always its lowest. `place` counts
+  // rows read before as well: the first is the lowest that is not published in this very snapshot,
+  // which is what the floor may rise to. octet_length does not fetch a large value; only the values
+  // of chosen rows are read.
+  const read = define(
+    "read",
+    `
+    WITH found AS (
+      SELECT m.lane, m.position, m.message_id, m.topic, m.key, m.value,
+        m.header_names, m.header_values, m.position = ANY ($4::bigint[]) AS pending,
+        64 + octet_length(m.topic) + coalesce(octet_length(m.key), 0)
+          + coalesce(octet_length(m.value), 0) + pg_column_size(m.header_values) AS bytes
+      FROM unnest($1::smallint[], $2::bigint[], $3::integer[]) AS l (lane, above, most)
+      CROSS JOIN LATERAL (
+        SELECT * FROM ${own}outbox_messages o
+        WHERE o.lane = l.lane AND o.position > l.above
+        ORDER BY o.position LIMIT l.most
+      ) AS m
+    ), placed AS (
+      SELECT *, row_number() OVER lane AS place, count(*) OVER (PARTITION BY lane) AS seen,
+        count(*) FILTER (WHERE NOT pending) OVER lane AS turn
+      FROM found WINDOW lane AS (PARTITION BY lane ORDER BY position)
+    ), chosen AS (
+      SELECT *, count(*) FILTER (WHERE NOT pending) OVER () AS found,
+        NOT pending AND row_number() OVER turns <= $5
+          AND (sum(bytes) OVER turns <= $6 OR row_number() OVER turns = 1) AS chosen
+      FROM placed WINDOW turns AS (ORDER BY pending, turn, lane)
+    )
+    SELECT pg_snapshot_xmin(s.snapshot), pg_snapshot_xmax(s.snapshot), c.found, c.lane,
+      c.position, c.place, c.seen, c.chosen, c.message_id, c.topic, c.key,
+      CASE WHEN c.chosen THEN c.value END,
+      CASE WHEN c.chosen AND c.header_names <> '{}' THEN array_to_json(c.header_names) END,
+      CASE WHEN c.chosen THEN c.header_values::text END
+    FROM (SELECT pg_current_snapshot() AS snapshot) AS s
+    LEFT JOIN chosen c ON c.chosen OR c.place = 1
+    ORDER BY c.turn, c.lane`,
+    { prepare: false },
+  );
+  // Index: outbox_lanes_pkey, outbox_messages_pkey. Locks the lanes in order, so that none is taken
+  // over before this commits; a lane whose token is another is left alone, and its rows with it.
+  // Exactly the given rows are deleted, never a range: a row committed meanwhile may lie inside.
+  // OFFSET 0 keeps one index look-up for each row, however large the table. The transaction's id is
+  // made in here, so it is higher than that of every row that any earlier read returned.
+  const settle = define(
+    "settle",
+    `
+    WITH given AS (
+      SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[]) AS g (lane, token, floor)
+    ), held AS MATERIALIZED (
+      SELECT l.lane, g.floor FROM ${own}outbox_lanes l
+      JOIN given g ON l.lane = g.lane AND l.token = g.token
+      ORDER BY l.lane FOR NO KEY UPDATE OF l
+    ), raised AS (
+      UPDATE ${own}outbox_lanes l SET floor = held.floor
+      FROM held WHERE l.lane = held.lane AND held.floor > l.floor
+    ), deleted AS (
+      DELETE FROM ${own}outbox_messages
+      WHERE ctid = ANY (ARRAY(
+        SELECT m.row_id
+        FROM unnest($4::smallint[], $5::bigint[]) AS p (lane, position)
+        CROSS JOIN LATERAL (
+          SELECT o.ctid AS row_id FROM ${own}outbox_messages o
+          WHERE o.lane = p.lane AND o.position = p.position OFFSET 0
+        ) AS m
+        WHERE p.lane IN (SELECT lane FROM held)
+      ))
+    )
+    SELECT pg_current_xact_id() AS xid, array(SELECT lane FROM held)::text AS held`,
+    { prepare: false },
+  );
+  return {
+    read: (ranges, { rows, bytes }, pending) =>
+      read(
+        plainArray(ranges.map((range) => range.lane)),
+        plainArray(ranges.map((range) => range.above)),
+        plainArray(ranges.map((range) => range.limit)),
+        plainArray(pending),
+        rows,
+        bytes,
+      ),
+    settle: (leases, published) =>
+      settle(
+        ...[lanesOf(leases), tokensOf(leases), floorsOf(leases)],
+        plainArray(published.map((row) => row.lane)),
+        plainArray(published.map((row) => row.position)),
+      ),
+  } satisfies Partial<OutboxQueries>;
+}
+
+function lanesOf(leases: readonly LaneLease[]): string {
+  return plainArray(leases.map((lease) => lease.lane));
+}
+
+function tokensOf(leases: readonly LaneLease[]): string {
+  return plainArray(leases.map((lease) => lease.token));
+}
+
+function floorsOf(leases: readonly LeaseFloor[]): string {
+  return plainArray(leases.map((lease) => lease.floor));
+}

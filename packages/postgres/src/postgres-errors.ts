@@ -1,0 +1,157 @@
+/**
+ * What an error of the database or its driver means: whose trouble it is, and which of our errors it
+ * becomes. Everything here looks at errors and touches nothing.
+ */
+import { OnceboxError, StorageError, type Trouble } from "@oncebox/core";
+
+/** SQLSTATEs and classes (two characters) that concern the database as a whole. */
+const globalStates: ReadonlySet<string> = new Set([
+  "08", // connection exception
+  "28", // credentials refused: being rotated, or the account is gone
+  "3D", // the database does not exist (any more, or yet)
+  "53", // disk, memory or connections exhausted
+  "57P01", // shut down by an administrator
+  "57P02", // crash of another backend
+  "57P03", // starting up or shutting down
+  "57P05", // idle session time-out
+  "58", // input/output error of the server
+  "25006", // read-only: failed over, and this connection leads to a replica now
+]);
+
+/** SQLSTATEs that concern one transaction, which may pass when it is run again. */
+const localStates: ReadonlySet<string> = new Set([
+  "40001", // serialization failure
+  "40P01", // deadlock
+  "55P03", // lock time-out
+  "57014", // statement time-out, or cancelled
+  "25P03", // idle-in-transaction time-out
+  "25P04", // transaction time-out
+]);
+
+/** Errors of the socket. Only those of our own connections count: a handler calls others as well. */
+const networkCodes: ReadonlySet<string> = new Set([
+  ...["ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "EPIPE", "ETIMEDOUT", "ENOTFOUND"],
+  ...["EAI_AGAIN", "EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENOENT", "EADDRNOTAVAIL"],
+  ...["ERR_SOCKET_CLOSED", "ERR_STREAM_DESTROYED", "ERR_STREAM_WRITE_AFTER_END"],
+]);
+
+/** What the driver says where it has no code. */
+const lostTexts = /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout expired|Cannot use a pool after calling end|This socket has been ended)/;
+const neverSentTexts = /^(Client has encountered a connection error|Client was closed)/;
+const readTimeoutText = "Query read timeout";
+
+const depthMax = 10;
+
+/** Errors as one storage sees them: it knows which came out of its own connections. */
+export interface StorageErrors {
+  /** Remembers that this error came from one of our connections. Returns it. */
+  readonly ours: <E>(error: E) => E;
+  readonly trouble: (error: unknown) => Trouble;
+  /** Our own error for one of a statement of ours; the driver's stays its cause. */
+  readonly translated: (doing: string, error: unknown) => OnceboxError;
+}
+
+export function storageErrors(): StorageErrors {
+  const fromOurConnections = new WeakSet<object>();
+  const trouble = (error: unknown): Trouble => {
+    for (const link of chainOf(error)) {
+      const found = troubleOf(link, fromOurConnections.has(link));
+      if (found !== null) return found;
+    }
+    return null;
+  };
+  return {
+    ours: (error) => {
+      if (isObject(error)) fromOurConnections.add(error);
+      return error;
+    },
+    trouble,
+    translated: (doing, error) => {
+      if (error instanceof OnceboxError) return error;
+      if (isObject(error)) fromOurConnections.add(error);
+      const found = trouble(error);
+      const state = sqlState(error);
+      return new StorageError(codes[found ?? "none"], `${doing}: ${textOf(error)}`, {
+        cause: error,
+        retryable: found !== null,
+        ...(state === null ? {} : { details: { sqlState: state } }),
+      });
+    },
+  };
+}
+
+const codes = {
+  global: "storage-unavailable",
+  local: "storage-conflict",
+  none: "storage-failed",
+} as const;
+
+function troubleOf(error: object, ours: boolean): Trouble {
+  if (error instanceof OnceboxError) {
+    if (error.code === "storage-unavailable") return "global";
+    if (error.code === "storage-conflict" || error.code === "claim-timeout") return "local";
+    return null;
+  }
+  const state = sqlState(error);
+  if (state !== null) {
+    if (localStates.has(state)) return "local";
+    return globalStates.has(state) || globalStates.has(state.slice(0, 2)) ? "global" : null;
+  }
+  const text = textOf(error);
+  if (text === readTimeoutText) return "local";
+  if (lostTexts.test(text)) return "global";
+  const code = (error as { readonly code?: unknown }).code;
+  return ours && typeof code === "string" && networkCodes.has(code) ? "global" : null;
+}
+
+/** The error, then its causes: object-relational mappers wrap the driver's error in several ways. */
+function chainOf(error: unknown): object[] {
+  const chain: object[] = [];
+  const queue: unknown[] = [error];
+  while (queue.length > 0 && chain.length < depthMax) {
+    const link = queue.shift();
+    if (!isObject(link) || chain.includes(link)) continue;
+    chain.push(link);
+    const { cause, driverError, original, errors } = link as Readonly<Record<string, unknown>>;
+    queue.push(cause, driverError, original);
+    // An AggregateError: several addresses of one host were tried.
+    if (Array.isArray(errors)) queue.push(...errors.slice(0, depthMax));
+  }
+  return chain;
+}
+
+/** The five characters of an error that the server sent; null for any other error. */
+export function sqlState(error: unknown): string | null {
+  if (!isObject(error)) return null;
+  const { code, severity } = error as { readonly code?: unknown; readonly severity?: unknown };
+  // Node's own codes (EPIPE) have five characters as well, but no severity.
+  if (typeof code !== "string" || !/^[0-9A-Z]{5}$/.test(code)) return null;
+  return typeof severity === "string" || /^\d/.test(code) ? code : null;
+}
+
+/**
+ * Whether an error in answer to COMMIT proves that nothing was committed. Not where the connection
+ * or the server went down meanwhile: it may have been committed before that.
+ */
+export function provesRollback(error: unknown): boolean {
+  if (neverSent(error)) return true;
+  const state = sqlState(error);
+  if (state === null) return false;
+  // Ended while it waited for a command: COMMIT had not arrived.
+  if (state === "25P03") return true;
+  if (state === "25P04" || state === "40003" || state.startsWith("XX")) return false;
+  return !globalStates.has(state) && !globalStates.has(state.slice(0, 2));
+}
+
+/** Whether the driver refused to send, knowing that the connection was gone. */
+export function neverSent(error: unknown): boolean {
+  return isObject(error) && neverSentTexts.test(textOf(error));
+}
+
+export function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
+}

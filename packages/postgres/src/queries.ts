@@ -1,0 +1,354 @@
+/**
+ * Every statement of the inbox, as pure functions. Each says which index it uses, what it locks and
+ * why it is safe. The outbox's are in outbox-queries.ts.
+ *
+ * A statement's text starts with a comment that names it, `/* oncebox_open *\/`, so that a DBA knows
+ * it in pg_stat_activity; its name is that and a hash of the text. Both beginnings are stable: tests
+ * replace single statements by them.
+ *
+ *   oncebox_names, oncebox_add_names      scopes of ids and topics → integers
+ *   oncebox_open, oncebox_takers          first and second statement of a chunk
+ *   oncebox_advance                       last statement of a chunk
+ *   oncebox_claim, oncebox_blocker        claim of a partition; who holds it up
+ *   oncebox_register_lock, …_consumer, …_bound, …_partitions
+ *   oncebox_record, oncebox_add_consumer  inbox.once
+ */
+import { createHash } from "node:crypto";
+import type { MessageRef, PartitionClaim, PartitionRef, RecordRef } from "@oncebox/core";
+import { plainArray, storedName, textArray, uuidOf } from "./wire.ts";
+
+export interface Statement {
+  readonly name: string;
+  readonly text: string;
+  readonly values: readonly unknown[];
+  /**
+   * Whether it may be sent under its name, prepared once for each connection. Not where the plan
+   * depends on how full a table is: a plan cached while the outbox was empty reads the whole table
+   * later, for each lane, until someone analyzes it.
+   */
+  readonly prepare: boolean;
+}
+
+export type Define = (
+  verb: string,
+  text: string,
+  options?: { readonly prepare?: boolean },
+) => (...values: readonly unknown[]) => Statement;
+
+/** Names and tags a text once, when the storage is made. */
+export const define: Define = (verb, text, { prepare = true } = {}) => {
+  const tagged = `/* oncebox_${verb} */ ${text.trim().replace(/\n {4}/g, "\n")}`;
+  // Two schemas on one client have two texts, so they must not share a name.
+  const hash = createHash("sha256").update(tagged).digest("hex").slice(0, 12);
+  const name = `oncebox_${verb}_${hash}`;
+  return (...values) => ({ name, text: tagged, values, prepare });
+};
+
+/** A schema's name in a statement. The pattern was checked before. */
+export function quoted(identifier: string): string {
+  return `"${identifier.replaceAll('"', '""')}"`;
+}
+
+/** Rows of `oncebox_open`: exactly one. */
+export interface OpenedRow {
+  /** Null: fenced. */
+  readonly next_offset: bigint | null;
+  readonly xid: bigint;
+  /** Offsets whose ids were recorded now, as the text of an array. */
+  readonly recorded: string;
+}
+
+/** Who took an id; all null where nobody has. */
+export interface TakerRow {
+  readonly taken: boolean;
+  readonly topic: number | null;
+  readonly partition: number | null;
+  readonly record_offset: bigint | null;
+  readonly checksum: number | null;
+}
+
+export interface ClaimedRow {
+  readonly consumer: number;
+  readonly token: string;
+  readonly epoch: bigint;
+  readonly next_offset: bigint;
+  readonly incarnation: string;
+}
+
+export interface BlockerRow {
+  readonly pid: number;
+  readonly state: string | null;
+  readonly application: string | null;
+  readonly transaction_age_ms: bigint | null;
+  readonly state_age_ms: bigint | null;
+}
+
+/** One message of `oncebox_record`, in the order given. */
+export interface RecordedRow {
+  readonly consumer: number | null;
+  readonly source: number | null;
+  readonly inserted: boolean;
+}
+
+export interface InboxQueries {
+  readonly names: (names: readonly string[]) => Statement;
+  readonly addNames: (names: readonly string[]) => Statement;
+  readonly open: (claim: ClaimKey, records: readonly RecordRef[], sources: number[]) => Statement;
+  readonly takers: (consumer: number, sources: number[], ids: readonly Uint8Array[]) => Statement;
+  readonly advance: (claim: ClaimKey, from: bigint, to: bigint, xid: bigint) => Statement;
+  readonly claim: (ref: PartitionRef & { readonly owner: string }) => Statement;
+  readonly blocker: (ref: PartitionRef) => Statement;
+  readonly registerLock: (consumer: string, topic: string) => Statement;
+  readonly registerConsumer: (consumer: string, groupId: string) => Statement;
+  readonly bound: (consumer: string) => Statement;
+  readonly registerPartitions: (
+    consumer: number,
+    topic: string,
+    start: ReadonlyMap<number, bigint>,
+    added: ReadonlyMap<number, bigint>,
+  ) => Statement;
+  readonly record: (consumer: string, ids: readonly MessageRef[]) => Statement;
+  readonly addConsumer: (consumer: string) => Statement;
+}
+
+/** A claim, with the names replaced by the integers of this connection. */
+export interface ClaimKey {
+  readonly claim: PartitionClaim;
+  readonly consumer: number;
+  /** The topic as a row of `sources`. */
+  readonly topicId: number;
+}
+
+export function inboxQueries(schema: string): InboxQueries {
+  const own = `${quoted(schema)}.`;
+  return { ...chunkQueries(own), ...claimQueries(own), ...registerQueries(own, schema) };
+}
+
+function chunkQueries(own: string) {
+  // Index: sources_name_key. Locks nothing; runs outside any transaction, or in one that reads only
+  // what is committed, so that a number is never remembered for a row that may still vanish.
+  const names = define(
+    "names",
+    `SELECT name, id FROM ${own}sources WHERE name = ANY ($1::text[])`,
+  );
+  // Index: sources_name_key. Waits for another transaction that adds the same name; sorted, so that
+  // two never wait for each other. The callers read again afterwards: what another added is not
+  // returned here.
+  const addNames = define(
+    "add_names",
+    `
+    INSERT INTO ${own}sources (name)
+    SELECT DISTINCT name FROM unnest($1::text[]) AS n (name) ORDER BY name
+    ON CONFLICT (name) DO NOTHING`,
+  );
+  // Index: inbox_partitions_pkey, inbox_messages_pkey. Locks the partition's row until the end of
+  // the transaction (FOR NO KEY UPDATE: a claim waits for it, a foreign key's check does not), and
+  // waits for transactions that record the same ids. Safe because the lock is taken and the token
+  // compared in one step: where the row changed while this waited, the token is compared again with
+  // the new row. MATERIALIZED keeps the lock before the INSERT. Ids are inserted in one order
+  // everywhere, so two recordings never wait for each other; of the same id twice in one chunk the
+  // first offset wins.
+  const open = define(
+    "open",
+    `
+    WITH claimed AS MATERIALIZED (
+      SELECT next_offset FROM ${own}inbox_partitions
+      WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4
+      FOR NO KEY UPDATE
+    ), recorded AS (
+      INSERT INTO ${own}inbox_messages
+        (record_offset, record_time, consumer, source, id, topic, partition, checksum)
+      SELECT r.record_offset, r.record_time, $1, r.source, r.id, $5, $3, r.checksum
+      FROM claimed, unnest($6::bigint[], $7::bigint[], $8::integer[], $9::uuid[], $10::integer[])
+        AS r (record_offset, record_time, source, id, checksum)
+      WHERE r.record_offset >= claimed.next_offset
+      ORDER BY r.source, r.id, r.record_offset
+      ON CONFLICT DO NOTHING
+      RETURNING record_offset
+    )
+    SELECT (SELECT next_offset FROM claimed) AS next_offset, pg_current_xact_id() AS xid,
+      array(SELECT record_offset FROM recorded)::text AS recorded`,
+  );
+  // Index: inbox_messages_pkey. Locks nothing. A statement of its own, because the one that waited
+  // for another transaction does not see the row that made it wait.
+  const takers = define(
+    "takers",
+    `
+    SELECT m.consumer IS NOT NULL AS taken, m.topic, m.partition, m.record_offset, m.checksum
+    FROM unnest($2::integer[], $3::uuid[]) WITH ORDINALITY AS g (source, id, place)
+    LEFT JOIN ${own}inbox_messages m
+      ON m.consumer = $1 AND m.source = g.source AND m.id = g.id
+    ORDER BY g.place`,
+    { prepare: false },
+  );
+  // Index: inbox_partitions_pkey; the update is HOT. The row is locked since oncebox_open. Must
+  // raise where it moves nothing, since COMMIT may be on its way behind it: 22012 (division by zero)
+  // in the transaction that was opened, so the claim or the position is another; 2201F (root of a
+  // negative number) in any other transaction, so somebody ended ours.
+  const advance = define(
+    "advance",
+    `
+    WITH moved AS (
+      UPDATE ${own}inbox_partitions SET next_offset = $6
+      WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4 AND next_offset = $5
+        AND pg_current_xact_id() = $7::xid8
+      RETURNING 1
+    )
+    SELECT CASE
+      WHEN pg_current_xact_id() = $7::xid8 THEN 1 / (SELECT count(*) FROM moved)
+      ELSE sqrt(-1 - (SELECT count(*) FROM moved))
+    END`,
+  );
+  return {
+    names: (list) => names(textArray(list.map(storedName))),
+    addNames: (list) => addNames(textArray(list.map(storedName))),
+    open: ({ claim, consumer, topicId }, records, sources) =>
+      open(
+        ...[consumer, claim.topic, claim.partition, claim.token, topicId],
+        plainArray(records.map((record) => record.offset)),
+        plainArray(records.map((record) => record.timestamp)),
+        plainArray(sources),
+        plainArray(records.map((record) => (record.id === null ? null : uuidOf(record.id)))),
+        plainArray(records.map((record) => record.checksum)),
+      ),
+    takers: (consumer, sources, ids) =>
+      takers(consumer, plainArray(sources), plainArray(ids.map(uuidOf))),
+    advance: ({ claim, consumer }, from, to, xid) =>
+      advance(consumer, claim.topic, claim.partition, claim.token, from, to, xid),
+  } satisfies Partial<InboxQueries>;
+}
+
+function claimQueries(own: string) {
+  // Index: consumers_name_key, inbox_partitions_pkey. Locks the partition's row; waits, as long as
+  // lock_timeout allows, for the open transaction of the previous holder, then counts on from the
+  // row as that one left it. The token is made here: no process can guess or repeat one.
+  const claim = define(
+    "claim",
+    `
+    UPDATE ${own}inbox_partitions p
+    SET token = gen_random_uuid(), epoch = p.epoch + 1, owner = $4, claimed_at = clock_timestamp()
+    FROM ${own}consumers c
+    WHERE c.name = $1 AND p.consumer = c.id AND p.topic = $2 AND p.partition = $3
+    RETURNING c.id AS consumer, p.token, p.epoch, p.next_offset,
+      (SELECT incarnation FROM ${own}meta) AS incarnation`,
+  );
+  // Index: as above. Locks nothing. The transaction that holds a row stands in its xmax, and holds
+  // its own id as a lock: so the backend is found after the wait is over.
+  const blocker = define(
+    "blocker",
+    `
+    SELECT a.pid, a.state, a.application_name AS application,
+      round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint
+        AS transaction_age_ms,
+      round(extract(epoch FROM clock_timestamp() - a.state_change) * 1000)::bigint AS state_age_ms
+    FROM ${own}consumers c
+    JOIN ${own}inbox_partitions p ON p.consumer = c.id AND p.topic = $2 AND p.partition = $3
+    JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.xmax AND l.granted
+    JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE c.name = $1
+    LIMIT 1`,
+    { prepare: false },
+  );
+  return {
+    claim: (ref) => claim(ref.consumer, ref.topic, ref.partition, ref.owner),
+    blocker: (ref) => blocker(ref.consumer, ref.topic, ref.partition),
+  } satisfies Partial<InboxQueries>;
+}
+
+function registerQueries(own: string, schema: string) {
+  // An advisory lock of this transaction for one consumer and topic: the statements after it see
+  // what the transaction that held it before has committed.
+  const lock = define(
+    "register_lock",
+    "SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))",
+    { prepare: false },
+  );
+  // Index: consumers_name_key. Looks first, because a refused INSERT burns a number. Waits for
+  // another transaction that inserts the same name.
+  const registerConsumer = define(
+    "register_consumer",
+    `
+    WITH added AS (
+      INSERT INTO ${own}consumers (name, group_id)
+      SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM ${own}consumers WHERE name = $1)
+      ON CONFLICT (name) DO NOTHING
+    )
+    UPDATE ${own}consumers SET group_id = $2 WHERE name = $1 AND group_id IS NULL`,
+    { prepare: false },
+  );
+  const bound = define(
+    "register_bound",
+    `SELECT id, group_id FROM ${own}consumers WHERE name = $1`,
+    { prepare: false },
+  );
+  // Index: inbox_partitions_pkey. All partitions of a topic without rows, or those that were added
+  // to one that has rows; under the lock above, so nobody inserts in between.
+  const partitions = define(
+    "register_partitions",
+    `
+    INSERT INTO ${own}inbox_partitions (consumer, topic, partition, next_offset)
+    SELECT $1, $2, r.partition, r.next_offset
+    FROM unnest($3::integer[], $4::bigint[], $5::boolean[]) AS r (partition, next_offset, added)
+    WHERE r.added = EXISTS (
+      SELECT FROM ${own}inbox_partitions p WHERE p.consumer = $1 AND p.topic = $2
+    )
+    ORDER BY r.partition
+    ON CONFLICT DO NOTHING`,
+    { prepare: false },
+  );
+  // Index: consumers_name_key, sources_name_key, inbox_messages_pkey. Inserts all or, where a name
+  // is not known yet, nothing. Waits for transactions that record the same ids, in one order. Joins
+  // by name: a number read in a caller's transaction may belong to a row that is rolled back.
+  const record = define(
+    "record",
+    `
+    WITH given AS MATERIALIZED (
+      SELECT c.id AS consumer, s.id AS source, g.id, g.checksum, g.place
+      FROM unnest($2::text[], $3::uuid[], $4::integer[]) WITH ORDINALITY
+        AS g (source, id, checksum, place)
+      LEFT JOIN ${own}consumers c ON c.name = $1
+      LEFT JOIN ${own}sources s ON s.name = g.source
+    ), recorded AS (
+      INSERT INTO ${own}inbox_messages (record_time, consumer, source, id, checksum)
+      SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), consumer, source, id, checksum
+      FROM given
+      WHERE NOT EXISTS (SELECT FROM given WHERE consumer IS NULL OR source IS NULL)
+      ORDER BY source, id, place
+      ON CONFLICT DO NOTHING
+      RETURNING source, id
+    )
+    SELECT given.consumer, given.source, recorded.id IS NOT NULL AS inserted
+    FROM given LEFT JOIN recorded ON recorded.source = given.source AND recorded.id = given.id
+    ORDER BY given.place`,
+  );
+  const addConsumer = define(
+    "add_consumer",
+    `INSERT INTO ${own}consumers (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`,
+    { prepare: false },
+  );
+  return {
+    registerLock: (consumer, topic) => lock(JSON.stringify(["oncebox", schema, consumer, topic])),
+    registerConsumer: (consumer, groupId) => registerConsumer(consumer, groupId),
+    bound: (consumer) => bound(consumer),
+    registerPartitions: (consumer, topic, start, added) => {
+      const rows = [
+        ...[...start].map(([partition, offset]) => ({ partition, offset, added: false })),
+        ...[...added].map(([partition, offset]) => ({ partition, offset, added: true })),
+      ];
+      return partitions(
+        ...[consumer, topic],
+        plainArray(rows.map((row) => row.partition)),
+        plainArray(rows.map((row) => row.offset)),
+        plainArray(rows.map((row) => String(row.added))),
+      );
+    },
+    record: (consumer, ids) =>
+      record(
+        consumer,
+        textArray(ids.map((id) => storedName(id.source))),
+        plainArray(ids.map((id) => uuidOf(id.id))),
+        plainArray(ids.map((id) => id.checksum)),
+      ),
+    addConsumer: (consumer) => addConsumer(consumer),
+  } satisfies Partial<InboxQueries>;
+}
