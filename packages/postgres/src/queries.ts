@@ -129,7 +129,10 @@ function chunkQueries(own: string) {
   // what is committed, so that a number is never remembered for a row that may still vanish.
   const names = define(
     "names",
-    `SELECT name, id FROM ${own}sources WHERE name = ANY ($1::text[])`,
+    `
+    SELECT n.place, s.id FROM unnest($1::text[]) WITH ORDINALITY AS n (name, place)
+    JOIN ${own}sources s ON s.name = n.name`,
+    { prepare: false },
   );
   // Index: sources_name_key. Waits for another transaction that adds the same name; sorted, so that
   // two never wait for each other. The callers read again afterwards: what another added is not

@@ -1,0 +1,85 @@
+/** T1: a transaction of the caller's, confirmed by the answer to COMMIT of itself. */
+import { randomUUID } from "node:crypto";
+import { CommitUnknownError, StorageError } from "@oncebox/core";
+import type { ClientBase } from "pg";
+import { rollBack } from "./chunk.ts";
+import type { Connection, Connections } from "./connections.ts";
+import { guarded } from "./handles/pg.ts";
+import { provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
+
+export async function runTransaction<R>(
+  { connections, errors }: { readonly connections: Connections; readonly errors: StorageErrors },
+  work: (tx: ClientBase) => Promise<R>,
+): Promise<R> {
+  const connection = await connections.acquire();
+  let over = false;
+  let firstFailure: unknown;
+  const tx = guarded(connection.client, {
+    ended: () => over,
+    failed: (error) => {
+      firstFailure ??= errors.ours(error);
+    },
+  });
+  // Marks this transaction: `commit; begin` in a text of several statements would pass for it else.
+  const mark = randomUUID();
+  let result: R;
+  try {
+    await connection
+      .script(`BEGIN; SET LOCAL oncebox.transaction = '${mark}'`)
+      .catch((error: unknown) => {
+        throw errors.translated("transaction", error);
+      });
+    result = await work(tx);
+  } catch (error) {
+    over = true;
+    await rollBack(connection);
+    throw error;
+  }
+  over = true;
+  await commit(connection, errors, mark, () => firstFailure);
+  return result;
+}
+
+async function commit(
+  connection: Connection,
+  errors: StorageErrors,
+  mark: string,
+  firstFailure: () => unknown,
+): Promise<void> {
+  let command: string;
+  try {
+    // One message: where the first statement raises, the server does not run the second.
+    const check = `SELECT 1 / (current_setting('oncebox.transaction', true) IS NOT DISTINCT FROM '${mark}')::int`;
+    ({ command } = await connection.script(`${check}; COMMIT`));
+  } catch (error) {
+    if (!provesRollback(error)) {
+      connection.destroy();
+      throw new CommitUnknownError("transaction: the connection was lost before the reply", {
+        cause: error,
+      });
+    }
+    await rollBack(connection);
+    switch (sqlState(error)) {
+      case "22012":
+        throw new StorageError(
+          "transaction-ended-early",
+          "the work ended the transaction it was given: what it committed may stay",
+          { cause: error },
+        );
+      case "25P02":
+        throw aborted(firstFailure() ?? error);
+      default:
+        throw errors.translated("transaction", error);
+    }
+  }
+  connection.release();
+  if (command !== "COMMIT") throw aborted(firstFailure());
+}
+
+function aborted(cause: unknown): StorageError {
+  return new StorageError(
+    "transaction-aborted",
+    "a statement in the transaction failed and its error was swallowed: nothing was committed. Use a SAVEPOINT around what may fail",
+    { cause },
+  );
+}
