@@ -18,6 +18,13 @@ export { laneCount, laneOf, murmur2 } from "./hashes.ts";
 export { type Consumer, createConsumer } from "./inbox/consumer.ts";
 export type { ConsumerOptions } from "./inbox/consumer-options.ts";
 export type { Handler, HandlerContext, HandlerOptions, Run } from "./inbox/handler.ts";
+export {
+  createInbox,
+  type Inbox,
+  type InboxMessage,
+  type InboxOptions,
+  type OnceResult,
+} from "./inbox/inbox.ts";
 export type { PartitionStatus } from "./inbox/partition.ts";
 export { type Headers, type Message, messageBytesMax, type OutgoingMessage } from "./message.ts";
 export {
@@ -30,6 +37,9 @@ export {
   optional,
   type Rule,
 } from "./options.ts";
+export { createOutbox, type Outbox, type OutboxOptions } from "./outbox/outbox.ts";
+export { createOutboxRelay, type OutboxRelay } from "./outbox/outbox-relay.ts";
+export type { OutboxRelayOptions } from "./outbox/relay-options.ts";
 export type {
   Broker,
   BrokerConsumer,

@@ -1,4 +1,5 @@
 /** One contract for everything that runs: started once, stopped once, however often it is asked. */
+import { type Clock, systemClock } from "./ports/clock.ts";
 
 /** Something that runs until it is stopped. */
 export interface Service {
@@ -15,13 +16,17 @@ export interface Service {
 const defaultDeadlineMs = 10_000;
 
 /**
- * Makes a service of a start that gets a signal for "stop was asked" and a stop. The stop runs after
- * the start has settled, and only where the start was called.
+ * Makes a service of a start that gets a signal for "stop was asked" and a stop that gets the time
+ * left. The stop runs after the start has settled, or at the deadline where it does not settle, and
+ * only where the start was called.
  */
-export function service(steps: {
-  readonly start: (stopping: AbortSignal) => Promise<void>;
-  readonly stop: (deadlineMs: number) => Promise<void>;
-}): Service {
+export function service(
+  steps: {
+    readonly start: (stopping: AbortSignal) => Promise<void>;
+    readonly stop: (deadlineMs: number) => Promise<void>;
+  },
+  clock: Clock = systemClock,
+): Service {
   const stopping = new AbortController();
   let started: Promise<void> | undefined;
   let stopped: Promise<void> | undefined;
@@ -34,12 +39,17 @@ export function service(steps: {
     return started;
   };
   const stop = (options: { readonly deadlineMs?: number } = {}) => {
+    const { deadlineMs = defaultDeadlineMs } = options;
     stopped ??= (async () => {
+      const began = clock.now();
       stopping.abort();
       if (started === undefined) return;
+      const enough = new AbortController();
       // A start that failed has told its caller so; what it left behind still has to end.
-      await started.catch(() => undefined);
-      await steps.stop(options.deadlineMs ?? defaultDeadlineMs);
+      const settled = started.catch(() => undefined);
+      await Promise.race([settled, clock.sleep(deadlineMs / 2, enough.signal)]);
+      enough.abort();
+      await steps.stop(Math.max(0, deadlineMs - (clock.now() - began)));
     })();
     return stopped;
   };

@@ -220,10 +220,14 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
 
   async #connect(): Promise<void> {
     this.#clientNumber += 1;
-    this.#client = await this.#options.broker.consumer(
+    const { broker } = this.#options;
+    const client = await broker.consumer(
       { groupId: this.#groupId, topics: [...this.#handlers.keys()] },
       this.#callbacks(this.#clientNumber),
     );
+    // A stop that did not wait for this must not leave a member of the group behind.
+    if (this.#stopping.signal.aborted) await client.stop(broker.timing.heartbeatIntervalMs);
+    else this.#client = client;
   }
 
   /** Callbacks of a client that was thrown away change nothing. */

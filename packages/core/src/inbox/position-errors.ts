@@ -16,7 +16,9 @@ export function outOfRange(ref: PartitionRef, asked: bigint, log: LogBounds | nu
 }
 
 function outOfRangeText(at: string, asked: bigint, log: LogBounds | null): string {
-  if (log === null) return `the log of ${at} does not hold ${asked}; its bounds could not be read`;
+  if (log === null) {
+    return `the log of ${at} does not hold ${asked}, and its bounds could not be read: the topic may be gone`;
+  }
   if (asked < log.start) {
     return `messages ${asked} to ${log.start - 1n} of ${at} are gone: the log starts at ${log.start}`;
   }
