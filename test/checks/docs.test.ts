@@ -62,7 +62,10 @@ function complaints(code: readonly Block[]): string[] {
   const config = ts.readConfigFile(join(root, "tsconfig.json"), ts.sys.readFile);
   const { options } = ts.parseJsonConfigFileContent(config.config, ts.sys, root);
   const names = new Map(
-    code.map((block) => [join(root, `${block.path.replaceAll("/", "-")}-${block.line}.mts`), block]),
+    code.map((block) => [
+      join(root, `${block.path.replaceAll("/", "-")}-${block.line}.mts`),
+      block,
+    ]),
   );
   const settings = { ...options, noUnusedLocals: false, noUnusedParameters: false, noEmit: true };
   const host = ts.createCompilerHost(settings);
@@ -237,6 +240,8 @@ const optionSources: Readonly<Record<string, string>> = {
   OutboxOptions: "packages/core/src/outbox/outbox.ts",
   OutboxRelayOptions: "packages/core/src/outbox/relay-options.ts",
   TopicOptions: "packages/core/src/topic.ts",
+  PostgresStorageOptions: "packages/postgres/src/postgres-storage.ts",
+  MigrateOptions: "packages/postgres/src/migrate.ts",
   KafkajsBrokerConfig: "packages/kafkajs/src/kafkajs-options.ts",
 };
 
@@ -301,23 +306,28 @@ describe("references", () => {
   it("of options cover every kind of options that is exported", () => {
     const exported = ["core", "postgres", "kafkajs"].flatMap((name) => {
       const index = read(`packages/${name}/src/index.ts`);
-      return [...index.matchAll(/\b([A-Z]\w+(?:Options|Config))\b/g)].map(([, found]) => found ?? "");
+      return [...index.matchAll(/\b([A-Z]\w+(?:Options|Config))\b/g)].map(
+        ([, found]) => found ?? "",
+      );
     });
     const known = [...Object.keys(optionSources), ...notReferenced];
     expect([...new Set(exported)].filter((name) => !known.includes(name))).toEqual([]);
   });
 
-  it.each(Object.entries(optionSources))("%s: each option is explained, defaults agree", (name, path) => {
-    const options = optionsOf(path, name);
-    expect(options.filter(({ text }) => text === "")).toEqual([]);
-    const used = defaultsOf(path);
-    for (const option of options) {
-      const value = used.get(option.name);
-      if (value !== undefined) {
-        expect(`${option.name} ${option.defaultValue}`).toBe(`${option.name} ${value}`);
+  it.each(Object.entries(optionSources))(
+    "%s: each option is explained, defaults agree",
+    (name, path) => {
+      const options = optionsOf(path, name);
+      expect(options.filter(({ text }) => text === "")).toEqual([]);
+      const used = defaultsOf(path);
+      for (const option of options) {
+        const value = used.get(option.name);
+        if (value !== undefined) {
+          expect(`${option.name} ${option.defaultValue}`).toBe(`${option.name} ${value}`);
+        }
       }
-    }
-  });
+    },
+  );
 
   it("of events say what the source says", async () => {
     const path = "docs/events.md";
@@ -325,7 +335,11 @@ describe("references", () => {
   });
 
   it("of error codes are complete, under the class that carries them", () => {
-    const union = declared(parse("packages/core/src/errors.ts"), "ErrorCode", ts.isTypeAliasDeclaration);
+    const union = declared(
+      parse("packages/core/src/errors.ts"),
+      "ErrorCode",
+      ts.isTypeAliasDeclaration,
+    );
     const codes = [...(union?.type.getText() ?? "").matchAll(/"([a-z-]+)"/g)].map(([, c]) => c);
     const sections = read("docs/errors.md").split(/^## /m).slice(1);
     const documented = new Map<string, string>();
@@ -338,9 +352,13 @@ describe("references", () => {
     }
     expect([...documented.keys()].sort()).toEqual([...codes].sort());
     const thrown = /\bnew (\w+Error)\(\s*"([a-z-]+)"/g;
-    const sources = execFileSync("git", ["ls-files", "-co", "--exclude-standard", "packages/*/src"], {
-      cwd: root,
-    })
+    const sources = execFileSync(
+      "git",
+      ["ls-files", "-co", "--exclude-standard", "packages/*/src"],
+      {
+        cwd: root,
+      },
+    )
       .toString()
       .split("\n")
       .filter((path) => path.endsWith(".ts") && !path.endsWith(".test.ts"));

@@ -72,7 +72,8 @@ function strictText(value: Uint8Array): string {
 
 /** `__proto__` as an own property of parsed JSON turns into a prototype where it is copied carelessly. */
 function parsed(json: string): unknown {
-  if (!json.includes("__proto__")) return JSON.parse(json);
+  // The name may be written with escapes.
+  if (!json.includes("__proto__") && !json.includes("\\u")) return JSON.parse(json);
   return JSON.parse(json, (key, value) => (key === "__proto__" ? undefined : value));
 }
 

@@ -78,6 +78,7 @@ function nextBatch(reader: Reader): Batch | null {
   }
   const baseOffset = reader.int64();
   const length = reader.int32();
+  if (length < fixedSize) throw new MalformedBytesError(`a record batch of ${length} bytes`);
   if (length > reader.left) return null;
   const end = reader.at + length;
   reader.at += 9; // leader epoch, magic, checksum

@@ -49,8 +49,7 @@ export class Reader {
 
   /** A view, not a copy. */
   take(length: number): Buffer {
-    if (length > this.left)
-      throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
+    this.#check(length);
     this.at += length;
     return this.bytes.subarray(this.at - length, this.at);
   }
@@ -103,12 +102,16 @@ export class Reader {
   varbytes(): Uint8Array | null {
     const length = this.varint();
     if (length < 0) return null;
-    if (length > this.left)
-      throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
+    this.#check(length);
     const start = this.bytes.byteOffset + this.at;
     this.at += length;
     // Not a Buffer: its `slice` shares memory and its `toString` decodes, unlike other brokers' bytes.
     return new Uint8Array(this.bytes.buffer as ArrayBuffer, start, length);
+  }
+
+  #check(length: number): void {
+    if (length >= 0 && length <= this.left) return;
+    throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
   }
 }
 

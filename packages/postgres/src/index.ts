@@ -1,1 +1,2 @@
-export {};
+export { type MigrateOptions, migrate } from "./migrate.ts";
+export { type PostgresStorageOptions, postgresStorage } from "./postgres-storage.ts";

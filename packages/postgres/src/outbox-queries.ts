@@ -25,13 +25,14 @@ export interface LeasedRow {
 export type ReadRow = readonly [
   xmin: bigint,
   xmax: bigint,
-  found: bigint,
+  /** How many rows were there to choose from. */
+  found: number | null,
   lane: number | null,
   position: bigint,
   /** 1 for the lowest row of its lane that this snapshot shows, read before or not. */
-  place: bigint,
+  place: number,
   /** How many rows of the lane were looked at. */
-  seen: bigint,
+  seen: number,
   chosen: boolean,
   id: string,
   topic: string,
@@ -65,13 +66,10 @@ export interface OutboxQueries {
   readonly release: (relay: string, leases: readonly LeaseFloor[]) => Statement;
   readonly read: (
     ranges: readonly LaneRange[],
-    limits: { readonly rows: number; readonly bytes: number },
+    limits: { readonly rows: number; readonly bytes: number; readonly any: boolean },
     pending: readonly bigint[],
   ) => Statement;
-  readonly settle: (
-    leases: readonly LeaseFloor[],
-    published: readonly OutboxRow[],
-  ) => Statement;
+  readonly settle: (leases: readonly LeaseFloor[], published: readonly OutboxRow[]) => Statement;
   readonly notify: (channel: string, payload: string) => Statement;
 }
 
@@ -189,8 +187,7 @@ function leaseQueries(own: string) {
   return {
     lease: ({ relay, leaseMs, renew, acquireMax }) =>
       lease(relay, leaseMs, lanesOf(renew), tokensOf(renew), acquireMax),
-    release: (relay, leases) =>
-      release(relay, lanesOf(leases), tokensOf(leases), floorsOf(leases)),
+    release: (relay, leases) => release(relay, lanesOf(leases), tokensOf(leases), floorsOf(leases)),
   } satisfies Partial<OutboxQueries>;
 }
 
@@ -223,11 +220,11 @@ function relayQueries(own: string) {
     ), chosen AS (
       SELECT *, count(*) FILTER (WHERE NOT pending) OVER () AS found,
         NOT pending AND row_number() OVER turns <= $5
-          AND (sum(bytes) OVER turns <= $6 OR row_number() OVER turns = 1) AS chosen
+          AND (sum(bytes) OVER turns <= $6 OR $7 AND row_number() OVER turns = 1) AS chosen
       FROM placed WINDOW turns AS (ORDER BY pending, turn, lane)
     )
-    SELECT pg_snapshot_xmin(s.snapshot), pg_snapshot_xmax(s.snapshot), c.found, c.lane,
-      c.position, c.place, c.seen, c.chosen, c.message_id, c.topic, c.key,
+    SELECT pg_snapshot_xmin(s.snapshot), pg_snapshot_xmax(s.snapshot), c.found::integer, c.lane,
+      c.position, c.place::integer, c.seen::integer, c.chosen, c.message_id, c.topic, c.key,
       CASE WHEN c.chosen THEN c.value END,
       CASE WHEN c.chosen AND c.header_names <> '{}' THEN array_to_json(c.header_names) END,
       CASE WHEN c.chosen THEN c.header_values::text END
@@ -269,14 +266,13 @@ function relayQueries(own: string) {
     { prepare: false },
   );
   return {
-    read: (ranges, { rows, bytes }, pending) =>
+    read: (ranges, { rows, bytes, any }, pending) =>
       read(
         plainArray(ranges.map((range) => range.lane)),
         plainArray(ranges.map((range) => range.above)),
         plainArray(ranges.map((range) => range.limit)),
         plainArray(pending),
-        rows,
-        bytes,
+        ...[rows, bytes, any],
       ),
     settle: (leases, published) =>
       settle(

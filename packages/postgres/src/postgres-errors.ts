@@ -31,12 +31,21 @@ const localStates: ReadonlySet<string> = new Set([
 /** Errors of the socket. Only those of our own connections count: a handler calls others as well. */
 const networkCodes: ReadonlySet<string> = new Set([
   ...["ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "EPIPE", "ETIMEDOUT", "ENOTFOUND"],
-  ...["EAI_AGAIN", "EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENOENT", "EADDRNOTAVAIL"],
+  ...[
+    "EAI_AGAIN",
+    "EHOSTUNREACH",
+    "EHOSTDOWN",
+    "ENETUNREACH",
+    "ENETDOWN",
+    "ENOENT",
+    "EADDRNOTAVAIL",
+  ],
   ...["ERR_SOCKET_CLOSED", "ERR_STREAM_DESTROYED", "ERR_STREAM_WRITE_AFTER_END"],
 ]);
 
 /** What the driver says where it has no code. */
-const lostTexts = /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout expired|Cannot use a pool after calling end|This socket has been ended)/;
+const lostTexts =
+  /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout expired|Cannot use a pool after calling end|This socket has been ended)/;
 const neverSentTexts = /^(Client has encountered a connection error|Client was closed)/;
 const readTimeoutText = "Query read timeout";
 

@@ -9,6 +9,7 @@
  *   oncebox_names, oncebox_add_names      scopes of ids and topics → integers
  *   oncebox_open, oncebox_takers          first and second statement of a chunk
  *   oncebox_advance                       last statement of a chunk
+ *   oncebox_terminate                     ends what still runs of a chunk that was cut
  *   oncebox_claim, oncebox_blocker        claim of a partition; who holds it up
  *   oncebox_register_lock, …_consumer, …_bound, …_partitions
  *   oncebox_record, oncebox_add_consumer  inbox.once
@@ -96,6 +97,7 @@ export interface InboxQueries {
   readonly open: (claim: ClaimKey, records: readonly RecordRef[], sources: number[]) => Statement;
   readonly takers: (consumer: number, sources: number[], ids: readonly Uint8Array[]) => Statement;
   readonly advance: (claim: ClaimKey, from: bigint, to: bigint, xid: bigint) => Statement;
+  readonly terminate: (xid: bigint) => Statement;
   readonly claim: (ref: PartitionRef & { readonly owner: string }) => Statement;
   readonly blocker: (ref: PartitionRef) => Statement;
   readonly registerLock: (consumer: string, topic: string) => Statement;
@@ -202,7 +204,17 @@ function chunkQueries(own: string) {
       ELSE sqrt(-1 - (SELECT count(*) FROM moved))
     END`,
   );
+  // Locks nothing. Finds the backend by its transaction, not by the number of its process, which
+  // may belong to another by now, or be that of a pooler. A role may end its own backends.
+  const terminate = define(
+    "terminate",
+    `
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_xid = $1::xid8::xid AND usename = current_user`,
+    { prepare: false },
+  );
   return {
+    terminate: (xid) => terminate(xid),
     names: (list) => names(textArray(list.map(storedName))),
     addNames: (list) => addNames(textArray(list.map(storedName))),
     open: ({ claim, consumer, topicId }, records, sources) =>

@@ -30,10 +30,13 @@ export interface OutboxRelay extends Service {
 export function createOutboxRelay<Tx>(options: OutboxRelayOptions<Tx>): OutboxRelay {
   const relay = new LaneRelay(options, relaySettings(options));
   return {
-    ...service({
-      start: (stopping) => relay.start(stopping),
-      stop: (deadlineMs) => relay.stop(deadlineMs),
-    }),
+    ...service(
+      {
+        start: (stopping) => relay.start(stopping),
+        stop: (deadlineMs) => relay.stop(deadlineMs),
+      },
+      options.clock,
+    ),
     wake: () => relay.wake(),
   };
 }

@@ -31,9 +31,12 @@ export async function rejected(
   const error = await failureOf(work, `${what} must reject with ${codes.join(" or ")}`);
   if (error instanceof OnceboxError && codes.includes(error.code)) return error;
   const found = error instanceof OnceboxError ? `${error.code}: ${error.message}` : String(error);
-  throw new ConformanceError(`${what} must reject with ${codes.join(" or ")}, but did with ${found}`, {
-    cause: error,
-  });
+  throw new ConformanceError(
+    `${what} must reject with ${codes.join(" or ")}, but did with ${found}`,
+    {
+      cause: error,
+    },
+  );
 }
 
 /** What `work` rejects with, whatever it is. Throws where it resolves. */

@@ -71,7 +71,14 @@ export function record(
   changes: Partial<Pick<RecordRef, "id" | "source" | "checksum">> = {},
 ): RecordRef {
   const timestamp = 1_700_000_000_000n + BigInt(offset);
-  return { offset: BigInt(offset), timestamp, source: topic, id: id(offset), checksum: 7, ...changes };
+  return {
+    offset: BigInt(offset),
+    timestamp,
+    source: topic,
+    id: id(offset),
+    checksum: 7,
+    ...changes,
+  };
 }
 
 /** Writes effects through a handle of the chunk, as a handler does. */

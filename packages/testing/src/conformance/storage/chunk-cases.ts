@@ -92,14 +92,22 @@ const positionCases: readonly StorageCase[] = [
       const positions = new Set<bigint>();
       for (let n = 0; n < 12; n += 1) positions.add((await claim(storage, n)).nextOffset);
       same(positions.size, 1, "the number of different starts");
-      const start = new Map([[0, 9n]]);
-      const added = new Map([[12, 5n]]);
-      await other.registerTopic({ consumer, groupId: "group", topic, start, added });
-      await sameNextOffset(storage, 5n, 12);
-      holds(![...positions].includes((await claim(storage, 0)).nextOffset + 9n), "unreachable");
-      const stranger = { consumer, groupId: "another group", topic: "t", start, added };
-      const binding = storage.registerTopic(stranger);
+      const stranger = { consumer, groupId: "another group", topic: "another topic" };
+      const binding = storage.registerTopic({ ...stranger, start: new Map(), added: new Map() });
       await rejected(binding, "group-mismatch", "a registration under another group");
+    },
+  },
+  {
+    promise: "I4",
+    name: "a partition added to a topic that has rows starts where `added` says, the others stay",
+    run: async ({ storage }) => {
+      await register(storage, 3n, 4n);
+      const start = new Map([0, 1, 2].map((partition) => [partition, 90n]));
+      const added = new Map([0, 1, 2].map((partition) => [partition, 5n]));
+      await storage.registerTopic({ consumer, groupId: "group", topic, start, added });
+      for (const [partition, offset] of [3n, 4n, 5n].entries()) {
+        await sameNextOffset(storage, offset, partition);
+      }
     },
   },
 ];

@@ -25,7 +25,11 @@ const claimCases: readonly StorageCase[] = [
       const first = await claim(storage);
       const second = await claim(other);
       const third = await claim(storage);
-      same([first, second, third].map((each) => each.nextOffset), [5n, 5n, 5n], "the positions");
+      same(
+        [first, second, third].map((each) => each.nextOffset),
+        [5n, 5n, 5n],
+        "the positions",
+      );
       same(second.epoch, first.epoch + 1n, "the epoch of the second claim");
       same(third.epoch, first.epoch + 2n, "the epoch of the third claim");
       same(new Set([first.token, second.token, third.token]).size, 3, "the number of tokens");
@@ -76,7 +80,11 @@ const claimCases: readonly StorageCase[] = [
         new RegExp(`\\b${blocker}\\b`).test(error.message),
         `the error must name the blocking connection ${blocker}: ${error.message}`,
       );
-      same(storage.trouble(error) === null, false, "whether a claim's time-out is the author's fault");
+      same(
+        storage.trouble(error) === null,
+        false,
+        "whether a claim's time-out is the author's fault",
+      );
       await handle(context, chunk, "one");
       await chunk.commit(1n);
       const again = await storage.open(claimed, [record(1)]);
@@ -123,7 +131,11 @@ const claimCases: readonly StorageCase[] = [
       const claims = (await Promise.all(many)).sort((a, b) => (a.epoch < b.epoch ? -1 : 1));
       const epochs = claims.map((each) => each.epoch);
       const first = epochs[0] ?? 0n;
-      same(epochs, epochs.map((_, n) => first + BigInt(n)), "the epochs");
+      same(
+        epochs,
+        epochs.map((_, n) => first + BigInt(n)),
+        "the epochs",
+      );
       const live = claims.pop();
       for (const old of claims) {
         await rejected(storage.open(old, [record(0)]), "claim-lost", `open at epoch ${old.epoch}`);

@@ -43,7 +43,11 @@ const inChunks: readonly StorageCase[] = [
         record(6, { id: id(2), checksum: 8 }),
         record(7, { id: null }),
       ]);
-      same(third.recorded, ["duplicate", "conflict", "new"], "what the same partition records later");
+      same(
+        third.recorded,
+        ["duplicate", "conflict", "new"],
+        "what the same partition records later",
+      );
       await third.rollback();
     },
   },
@@ -176,7 +180,8 @@ async function twoAtOnce<Tx>(
     const theirs = await opening;
     same(theirs.recorded, expected, `what the second partition records after the ${end}`);
     await theirs.commit(BigInt(at + 2));
-    if (end === "rollback") await (await storage.open(await claim(storage, first), [])).commit(BigInt(at + 2));
+    if (end === "rollback")
+      await (await storage.open(await claim(storage, first), [])).commit(BigInt(at + 2));
   }
 }
 

@@ -12,7 +12,7 @@ export interface OwnTransaction<Tx> {
 }
 
 /** A place of its own for the tables of Oncebox, empty at first. */
-export interface EmptyPlace {
+export interface EmptyPlace<Tx> {
   /** Migrates it, each time over connections of its own, as another process would. */
   readonly migrate: () => Promise<unknown>;
   /** Names of the applied migrations, in the order in which they were applied. */
@@ -22,8 +22,7 @@ export interface EmptyPlace {
    * the last one was never applied. `add`: one more, of a later version.
    */
   readonly tamper: (how: "edit" | "forget" | "add") => Promise<unknown>;
-  /** A storage on this place. */
-  readonly storage: () => Storage<unknown>;
+  readonly storage: Storage<Tx>;
 }
 
 /**
@@ -66,5 +65,5 @@ export interface StorageUnderTest<Tx> {
   /** Breaks the next COMMIT that `storage` sends. */
   readonly breakCommit: (fault: CommitFault) => { readonly deliver: () => void };
 
-  readonly emptyPlace: () => Promise<EmptyPlace>;
+  readonly emptyPlace: () => Promise<EmptyPlace<Tx>>;
 }

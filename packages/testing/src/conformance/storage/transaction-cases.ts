@@ -148,10 +148,19 @@ export const transactionCases: readonly StorageCase[] = [
       const late = async (use: Promise<unknown>, what: string) => {
         await rejected(use, "transaction-finished", `${what} through a finished handle`);
       };
-      await late(attempt(() => insertEffect(kept as never, "late")), "a statement");
-      await late(attempt(() => storage.enqueue(kept as never, [entry(0, "late")])), "enqueue");
+      await late(
+        attempt(() => insertEffect(kept as never, "late")),
+        "a statement",
+      );
+      await late(
+        attempt(() => storage.enqueue(kept as never, [entry(0, "late")])),
+        "enqueue",
+      );
       const ids = [{ source: topic, id: id(1), checksum: null }];
-      await late(attempt(() => storage.recordIds(kept as never, consumer, ids)), "recordIds");
+      await late(
+        attempt(() => storage.recordIds(kept as never, consumer, ids)),
+        "recordIds",
+      );
       await sameEffects(context);
     },
   },
@@ -187,7 +196,11 @@ export const transactionCases: readonly StorageCase[] = [
       await storage.transaction((tx) => storage.enqueue(tx, [entry(0, "one")]));
       const both = async () => (new Set(woken).size === 2 ? true : undefined);
       await eventually(longWaitMs, both, "the wake-up of both relays");
-      same(names((await read(other, await lease(other))).rows), ["one"], "the rows of a woken relay");
+      same(
+        names((await read(other, await lease(other))).rows),
+        ["one"],
+        "the rows of a woken relay",
+      );
       for (const stop of listeners) await stop();
     },
   },

@@ -1,0 +1,253 @@
+/**
+ * The relay's side of the outbox: leases of lanes, reading above their floors, settling. Owns the
+ * floors in memory, one for each lease; what is stored with the lane is allowed to lag.
+ */
+import type {
+  LaneLease,
+  LeaseAnswer,
+  LeaseRequest,
+  OutboxRead,
+  OutboxRow,
+  Storage,
+} from "@oncebox/core";
+import type { Connections } from "./connections.ts";
+import { afterRead, afterSettle, type Floor, floorAt, lowered, risen } from "./floors.ts";
+import type { LaneRange, LeasedRow, OutboxQueries, ReadRow, SettledRow } from "./outbox-queries.ts";
+import { bytesListOf, numbersOf } from "./wire.ts";
+
+type LaneVerbs = Pick<Storage<never>, "leaseLanes" | "releaseLanes" | "readLanes" | "settleBatch">;
+
+interface Held {
+  readonly lane: number;
+  readonly relay: string;
+  state: Floor;
+  /** As it stands in the database. */
+  stored: bigint;
+  /** Whether the last read left rows of this lane behind: it gets a larger share of the next. */
+  full: boolean;
+}
+
+/** A floor is stored when it has risen by so many positions: a new holder skips the rest itself. */
+const storeEvery = 1_000n;
+
+export function createLanes(connections: Connections, queries: OutboxQueries): LaneVerbs {
+  return new Lanes(connections, queries);
+}
+
+class Lanes implements LaneVerbs {
+  readonly #connections: Connections;
+  readonly #queries: OutboxQueries;
+  readonly #held = new Map<string, Held>();
+  /** The highest transaction id that any settling returned. */
+  #xidSeen = 0n;
+
+  constructor(connections: Connections, queries: OutboxQueries) {
+    this.#connections = connections;
+    this.#queries = queries;
+  }
+
+  readonly leaseLanes = async (request: LeaseRequest): Promise<LeaseAnswer> => {
+    const { rows } = await this.#connections.with("lease of outbox lanes", (connection) =>
+      connection.run<{ [K in keyof LeasedRow]: LeasedRow[K] }>(this.#queries.lease(request)),
+    );
+    const leases: LaneLease[] = [];
+    for (const { lane, token, floor } of rows) {
+      if (lane === null || token === null || floor === null) continue;
+      leases.push({ lane, token });
+      if (!this.#held.has(token)) this.#hold(request.relay, lane, token, floor);
+    }
+    const tokens = new Set(leases.map((lease) => lease.token));
+    for (const [token, held] of this.#held) {
+      if (held.relay === request.relay && !tokens.has(token)) this.#held.delete(token);
+    }
+    return { leases, relays: Number(rows[0]?.relays ?? 1) };
+  };
+
+  readonly releaseLanes = async (relay: string, leases: readonly LaneLease[]): Promise<void> => {
+    const floors = leases.map((lease) => ({
+      ...lease,
+      floor: this.#held.get(lease.token)?.state.floor ?? 0n,
+    }));
+    for (const { token } of leases) this.#held.delete(token);
+    await this.#connections.with("release of outbox lanes", (connection) =>
+      connection.run(this.#queries.release(relay, floors)),
+    );
+  };
+
+  readonly readLanes: LaneVerbs["readLanes"] = async (leases, request) => {
+    const { rows, bytes, sweep } = request;
+    if (leases.length === 0) return { rows: [], more: false, belowFloor: 0 };
+    const lanes = leases.map((lease) => this.#heldOf(lease));
+    const before = new Map(lanes.map((held) => [held, held.state.floor]));
+    const pending = new Set(request.pending.map((row) => row.position));
+    const limits = limitsOf(lanes, rows, countByLane(request.pending));
+    const first = await this.#readOnce(lanes, { limits, pending, sweep, rows, bytes, any: true });
+    for (const held of lanes) held.full = first.truncated.has(held.lane);
+    const found = [...first.rows];
+    let more = first.left || first.truncated.size > 0;
+    const full = lanes.filter((held) => held.full);
+    const missing = rows - found.length;
+    if (full.length > 0 && missing > 0 && !first.left) {
+      // Again from the floors, leaving out what was found: a row that was committed meanwhile below
+      // those may belong to the key of one above them.
+      const share = Math.ceil(missing / full.length);
+      const out = countByLane([...request.pending, ...found]);
+      const second = await this.#readOnce(full, {
+        limits: full.map((held) => share + (out.get(held.lane) ?? 0)),
+        pending: new Set([...pending, ...found.map((row) => row.position)]),
+        ...{ sweep, rows: missing, bytes: bytes - bytesOf(found), any: false },
+      });
+      found.push(...second.rows);
+      more = second.left || second.truncated.size > 0;
+    }
+    const floors = new Map([...before].map(([held, floor]) => [held.lane, floor]));
+    const below = sweep ? found.filter((row) => row.position <= (floors.get(row.lane) ?? 0n)) : [];
+    return { rows: found, more, belowFloor: below.length };
+  };
+
+  readonly settleBatch: LaneVerbs["settleBatch"] = async (leases, published) => {
+    const lanes = leases.map((lease) => {
+      const held = this.#heldOf(lease);
+      const due = held.state.floor - held.stored >= storeEvery;
+      // As of now: what is read while this runs may belong to younger transactions.
+      const { highest } = held.state;
+      return { ...lease, held, highest, floor: due ? held.state.floor : 0n };
+    });
+    const { rows } = await this.#connections.with("settling of outbox rows", (connection) =>
+      connection.run<{ [K in keyof SettledRow]: SettledRow[K] }>(
+        this.#queries.settle(lanes, published),
+      ),
+    );
+    const [settled] = rows;
+    if (settled === undefined) throw new TypeError("oncebox_settle answered nothing");
+    if (settled.xid > this.#xidSeen) this.#xidSeen = settled.xid;
+    const stillHeld = new Set(numbersOf(settled.held).map(Number));
+    for (const { held, highest, floor, token } of lanes) {
+      if (!stillHeld.has(held.lane)) {
+        this.#held.delete(token);
+        continue;
+      }
+      held.state = afterSettle(held.state, highest, settled.xid);
+      if (floor > held.stored) held.stored = floor;
+    }
+    const asked = new Set([...leases, ...published].map(({ lane }) => lane));
+    return { lost: [...asked].filter((lane) => !stillHeld.has(lane)) };
+  };
+
+  async #readOnce(lanes: readonly Held[], request: ReadRequest) {
+    const { limits, pending, sweep, rows, bytes, any } = request;
+    const ranges = lanes.map((held, index): LaneRange => {
+      const above = sweep ? 0n : held.state.floor;
+      return { lane: held.lane, above, limit: limits[index] ?? 1 };
+    });
+    const xidSeen = this.#xidSeen;
+    const statement = this.#queries.read(ranges, { rows, bytes, any }, [...pending]);
+    const answer = await this.#connections.with("read of outbox rows", (connection) =>
+      connection.runForArrays<ReadRow>(statement),
+    );
+    const read = takeIn(answer, ranges);
+    if (read.xmax <= xidSeen) this.#startOver();
+    const byLane = new Map(lanes.map((held) => [held.lane, held]));
+    for (const row of read.rows) {
+      const held = byLane.get(row.lane);
+      if (held !== undefined) held.state = afterRead(held.state, row.position);
+    }
+    for (const [lane, held] of byLane) {
+      const lowest = read.lowest.get(lane) ?? null;
+      if (sweep && lowest !== null) held.state = lowered(held.state, lowest);
+      held.state = risen(held.state, read.xmin, lowest);
+    }
+    return read;
+  }
+
+  /** The database is older than what it told us: it was set back, and positions may come again. */
+  #startOver(): void {
+    this.#xidSeen = 0n;
+    for (const held of this.#held.values()) held.state = floorAt(0n);
+  }
+
+  #heldOf({ lane, token }: LaneLease): Held {
+    // A lease that was not taken here is read from the start: slow, never wrong.
+    return this.#held.get(token) ?? this.#hold("", lane, token, 0n);
+  }
+
+  #hold(relay: string, lane: number, token: string, floor: bigint): Held {
+    const held = { lane, relay, state: floorAt(floor), stored: floor, full: false };
+    if (relay !== "") this.#held.set(token, held);
+    return held;
+  }
+}
+
+interface ReadRequest {
+  readonly limits: readonly number[];
+  readonly pending: ReadonlySet<bigint>;
+  readonly sweep: boolean;
+  readonly rows: number;
+  readonly bytes: number;
+  /** Whether one row is returned whatever its size. */
+  readonly any: boolean;
+}
+
+/**
+ * How many rows of each lane are looked at: a fair share each, what was read before on top. Lanes
+ * that had more last time share the batch once again, so that one hot lane fills it alone.
+ */
+function limitsOf(
+  lanes: readonly Held[],
+  rows: number,
+  pending: ReadonlyMap<number, number>,
+): number[] {
+  const share = Math.ceil(rows / lanes.length);
+  const full = lanes.filter((held) => held.full).length;
+  const fullShare = full === 0 ? share : Math.max(share, Math.ceil(rows / full));
+  return lanes.map((held) => (held.full ? fullShare : share) + (pending.get(held.lane) ?? 0));
+}
+
+function countByLane(rows: readonly OutboxRow[]): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const { lane } of rows) counts.set(lane, (counts.get(lane) ?? 0) + 1);
+  return counts;
+}
+
+/** The rows of one answer, and what it says about the snapshot and each lane. */
+function takeIn(answer: readonly ReadRow[], ranges: readonly LaneRange[]) {
+  const rows: OutboxRow[] = [];
+  const lowest = new Map<number, bigint>();
+  const truncated = new Set<number>();
+  const limits = new Map(ranges.map((range) => [range.lane, range.limit]));
+  for (const row of answer) {
+    const [, , , lane, position, place, seen, chosen] = row;
+    if (lane === null) continue;
+    if (place === 1) {
+      lowest.set(lane, position);
+      if (seen >= (limits.get(lane) ?? 0)) truncated.add(lane);
+    }
+    if (chosen) rows.push(rowOf(row, lane));
+  }
+  const [xmin = 0n, xmax = 0n, found] = answer[0] ?? [];
+  return { rows, lowest, truncated, xmin, xmax, left: (found ?? 0) > rows.length };
+}
+
+function rowOf(row: ReadRow, lane: number): OutboxRow {
+  const [, , , , position, , , , id, topic, key, value, names, values] = row;
+  const headers: [string, Uint8Array | null][] = [];
+  if (names !== null && values !== null) {
+    const list = bytesListOf(values);
+    for (const [index, name] of (JSON.parse(names) as string[]).entries()) {
+      headers.push([name, list[index] ?? null]);
+    }
+  }
+  return { lane, position, id, topic, key, value, headers };
+}
+
+/** As `oncebox_read` counts them. */
+function bytesOf(rows: OutboxRead["rows"]): number {
+  let bytes = 0;
+  for (const { topic, key, value, headers } of rows) {
+    bytes += rowBytes + topic.length + (key?.length ?? 0) + (value?.length ?? 0);
+    for (const [, header] of headers) bytes += rowBytes + (header?.length ?? 0);
+  }
+  return bytes;
+}
+
+const rowBytes = 64;

@@ -1,0 +1,126 @@
+/**
+ * M1: brings a schema to this version, in one transaction under one lock: whole, or not at all; by
+ * one process, however many start at once. DDL itself lives in migrations/postgres/*.sql.
+ */
+import { createHash } from "node:crypto";
+import { ConfigurationError, checkOptions, having } from "@oncebox/core";
+import type { Pool } from "pg";
+import { rollBack } from "./chunk.ts";
+import { type Connection, connections } from "./connections.ts";
+import { type Migration, migrations } from "./migrations.generated.ts";
+import { storageErrors } from "./postgres-errors.ts";
+import { quoted } from "./queries.ts";
+import { aSchemaName, defaultSchema } from "./schema.ts";
+
+export interface MigrateOptions {
+  /**
+   * The schema to install into; created where it is missing.
+   * @defaultValue "oncebox"
+   */
+  readonly schema?: string;
+}
+
+export interface AppliedMigration {
+  readonly number: number;
+  readonly name: string;
+  readonly checksum: string;
+}
+
+/** How long to wait for other processes that migrate the same schema. */
+const queueTimeoutMs = 60_000;
+/** How long DDL may wait for a lock: whatever queues behind it waits as well. */
+const ddlLockTimeoutMs = 5_000;
+
+/**
+ * Applies what is missing and returns its names, in order; none where all was there. Throws
+ * ConfigurationError `schema-newer` or `schema-edited` and changes nothing.
+ */
+export async function migrate(pool: Pool, options: MigrateOptions = {}): Promise<string[]> {
+  checkOptions("migrate", { pool, ...options }, { pool: aPool, schema: aSchemaName });
+  const schema = options.schema ?? defaultSchema;
+  const errors = storageErrors();
+  const acquireTimeoutMs = queueTimeoutMs;
+  const parts = { pool, preparedStatements: false, acquireTimeoutMs, errors };
+  const connection = await connections(parts).acquire();
+  try {
+    await connection.script(
+      `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = ${queueTimeoutMs}; SELECT pg_advisory_xact_lock(${lockKeyOf(schema)})`,
+    );
+    const applied = await readApplied(connection, schema);
+    checkApplied(schema, applied ?? []);
+    const missing = migrations.slice(applied?.length ?? 0);
+    if (missing.length > 0) await apply(connection, schema, missing);
+    await connection.script("COMMIT");
+    connection.release();
+    return missing.map((migration) => migration.name);
+  } catch (error) {
+    await rollBack(connection);
+    throw errors.translated(`migration of schema ${schema}`, error);
+  }
+}
+
+export const aPool = having("a pg Pool", "connect", "query");
+
+async function apply(
+  connection: Connection,
+  schema: string,
+  missing: readonly Migration[],
+): Promise<void> {
+  await connection.script(`SET LOCAL lock_timeout = ${ddlLockTimeoutMs}`);
+  // Looked up first: creating it needs a right that a role may lack where a DBA has made it.
+  const { rowCount } = await connection.script(
+    `SELECT FROM pg_namespace WHERE nspname = '${schema}'`,
+  );
+  if (rowCount === 0) await connection.script(`CREATE SCHEMA ${quoted(schema)}`);
+  await connection.script(`SET LOCAL search_path = ${quoted(schema)}`);
+  for (const { number, name, checksum, sql } of missing) {
+    await connection.script(sql);
+    await connection.script(
+      `INSERT INTO migrations (number, name, checksum) VALUES (${number}, '${name}', '${checksum}')`,
+    );
+  }
+}
+
+/** In order of number; null where the schema is not installed. */
+export async function readApplied(
+  connection: Connection,
+  schema: string,
+): Promise<readonly AppliedMigration[] | null> {
+  const table = `${quoted(schema)}.migrations`;
+  const { rows } = await connection.script(`SELECT to_regclass('${table}') IS NOT NULL AS found`);
+  if ((rows as { found: boolean }[])[0]?.found !== true) return null;
+  const applied = await connection.script(
+    `SELECT number, name, checksum FROM ${table} ORDER BY number`,
+  );
+  return applied.rows as AppliedMigration[];
+}
+
+/** Throws where the database knows what we do not, or knows it otherwise. */
+export function checkApplied(schema: string, applied: readonly AppliedMigration[]): void {
+  const newer = applied.slice(migrations.length);
+  if (newer.length > 0) {
+    const names = newer.map((migration) => migration.name);
+    throw new ConfigurationError(
+      "schema-newer",
+      `schema ${schema} has migrations that this version does not know (${names.join(", ")}): a newer version of @oncebox/postgres has migrated it. Update this process`,
+      { details: { schema, unknown: names } },
+    );
+  }
+  for (const [index, { name, checksum }] of applied.entries()) {
+    const expected = migrations[index];
+    if (expected === undefined || (name === expected.name && checksum === expected.checksum)) {
+      continue;
+    }
+    throw new ConfigurationError(
+      "schema-edited",
+      `migration ${name} of schema ${schema} is not the one that this version has (${expected.name}): a file was edited after it was run, or another version was installed. Never edit a migration; install the version that ran it`,
+      { details: { schema, migration: name } },
+    );
+  }
+}
+
+/** An advisory lock of the whole database, so the schema's name is part of it. */
+function lockKeyOf(schema: string): bigint {
+  const hash = createHash("sha256").update(`oncebox migrate ${schema}`).digest();
+  return hash.readBigInt64BE(0);
+}

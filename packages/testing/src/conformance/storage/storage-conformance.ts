@@ -1,0 +1,31 @@
+/** The suite of the storage port: T1, I1 to I5, O1 to O6, M1. */
+import { bounded, type ConformanceCase } from "../case.ts";
+import type { StorageCase } from "./arrange.ts";
+import { chunkCases } from "./chunk-cases.ts";
+import { ownershipCases } from "./claim-cases.ts";
+import { laneCases } from "./lane-cases.ts";
+import { migrationCases } from "./migration-cases.ts";
+import { outboxCases } from "./outbox-cases.ts";
+import { recordingCases } from "./recording-cases.ts";
+import type { StorageUnderTest } from "./storage-under-test.ts";
+import { transactionCases } from "./transaction-cases.ts";
+
+const cases: readonly StorageCase[] = [
+  ...transactionCases,
+  ...ownershipCases,
+  ...recordingCases,
+  ...chunkCases,
+  ...outboxCases,
+  ...laneCases,
+  ...migrationCases,
+];
+
+/**
+ * What every storage must pass, in the order of the promises. Each case wants a fresh context and is
+ * over within 30 seconds; cases do not touch each other, so they may run side by side.
+ */
+export function storageConformance<Tx>(): readonly ConformanceCase<StorageUnderTest<Tx>>[] {
+  return cases.map(({ promise, name, run }) =>
+    bounded<StorageUnderTest<Tx>>({ promise, name, run: (context) => run(context) }),
+  );
+}

@@ -1,0 +1,169 @@
+// Owns what is done to the workers of a run: a plan drawn from a seed, and its performance. Every
+// act waits until its victim stands still at a logged point of a chunk, so that no kill misses.
+
+import type { Point } from "./churn-worker.ts";
+import type { Crew, Heard, Member } from "./crew.ts";
+
+/** How many of each. */
+export interface ActCounts {
+  /** SIGKILL with a chunk open: effects written, nothing committed. */
+  readonly killHandling: number;
+  /** SIGKILL with the advance sent and COMMIT not: the chunk is rolled back. */
+  readonly killAdvanced: number;
+  /** SIGKILL with COMMIT sent and its answer unread: the chunk may be committed by a dead worker. */
+  readonly killCommitting: number;
+  /** SIGSTOP with a chunk open, past the session, then SIGCONT. */
+  readonly stopHandling: number;
+  /** The same, about to open a chunk: until another worker has committed those very records. */
+  readonly stopOpening: number;
+}
+
+export interface Act {
+  readonly kind: "kill" | "stop";
+  readonly point: Point;
+  readonly place: number;
+  /** Whether the next act waits until another worker has taken the victim's partition. */
+  readonly patient: boolean;
+}
+
+/** Numbers in [0, 1), the same for the same seed (mulberry32). */
+export function chanceOf(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export function planOf(counts: ActCounts, places: number, chance: () => number): Act[] {
+  const kinds: Pick<Act, "kind" | "point">[] = [
+    ...times(counts.killHandling, { kind: "kill", point: "handling" } as const),
+    ...times(counts.killAdvanced, { kind: "kill", point: "advanced" } as const),
+    ...times(counts.killCommitting, { kind: "kill", point: "committing" } as const),
+    ...times(counts.stopHandling, { kind: "stop", point: "handling" } as const),
+    ...times(counts.stopOpening, { kind: "stop", point: "opening" } as const),
+  ];
+  const drawn = kinds.map((kind) => ({ kind, rank: chance() })).sort((a, b) => a.rank - b.rank);
+  let patient = true;
+  return drawn.map(({ kind }) => {
+    // Two in a row overlap at times, never three: somebody has to be left to go on.
+    patient = !patient || chance() < 0.5;
+    return { ...kind, place: Math.floor(chance() * places), patient };
+  });
+}
+
+function times<T>(count: number, thing: T): T[] {
+  return Array.from({ length: count }, () => thing);
+}
+
+export interface Stage {
+  readonly crew: Crew;
+  readonly sessionTimeoutMs: number;
+  /** Lets the producer go on by a third of an act's share. */
+  readonly feed: () => void;
+  /** Lets it go on by a little, for a victim that has nothing to do. */
+  readonly nudge: () => void;
+}
+
+/** What a step of a worker says of a chunk. */
+interface ChunkStep {
+  readonly partition: number;
+  readonly epoch: bigint;
+  readonly firstOffset: bigint;
+}
+
+export async function perform(act: Act, stage: Stage): Promise<void> {
+  const { crew, feed, nudge } = stage;
+  const member = crew.member(act.place);
+  await claimed(crew, member);
+  const freezing = crew.freeze(member, act.point, nudge);
+  feed();
+  const frozen = await freezing;
+  const since = crew.heard.length;
+  feed();
+  const chunk = chunkOf(frozen.data ?? {});
+  if (act.kind === "kill") {
+    await crew.replace(act.place);
+    if (act.patient) await takenOver(crew, member, chunk, since);
+  } else {
+    await stopped(act, stage, member, chunk, since);
+  }
+  feed();
+}
+
+/** A victim needs something to lose: the newest assignment has to be claimed. */
+async function claimed(crew: Crew, { life }: Member): Promise<void> {
+  await crew.waitFor(`${life.name} to claim a partition`, ({ worker, step }) => {
+    if (worker !== life.name || step.step !== "inbox.claimed") return false;
+    const assigned = life.steps.findLast((each) => each.step === "inbox.assigned");
+    return assigned !== undefined && life.steps.indexOf(step) > life.steps.indexOf(assigned);
+  });
+}
+
+/** Past the session and, where the chunk was not begun, past its end; then it goes on. */
+async function stopped(
+  act: Act,
+  stage: Stage,
+  member: Member,
+  chunk: ChunkStep,
+  since: number,
+): Promise<void> {
+  const { crew, sessionTimeoutMs } = stage;
+  const { name } = member.life;
+  const overdue = new Promise((resolve) => setTimeout(resolve, sessionTimeoutMs));
+  await takenOver(crew, member, chunk, since);
+  if (act.point === "opening") await committedBehind(crew, member, chunk, since);
+  // By definition of this act. A rebalance that was under way may have moved the partition sooner.
+  await overdue;
+  const resumed = crew.heard.length;
+  member.process.kill("SIGCONT");
+  if (act.point === "opening") {
+    await crew.waitFor(`${name} to be told off`, (heard) => endsStale(heard, name, chunk), resumed);
+  }
+  // Back among the living: kafkajs has noticed, and joined again.
+  const joined = ({ worker, step }: Heard) => worker === name && step.step === "inbox.assigned";
+  await crew.waitFor(`${name} to join again`, joined, resumed);
+}
+
+async function takenOver(crew: Crew, member: Member, chunk: ChunkStep, since: number) {
+  const { name } = member.life;
+  await crew.waitFor(
+    `a takeover of partition ${chunk.partition} from ${name}`,
+    ({ worker, step }) =>
+      worker !== name &&
+      step.step === "inbox.claimed" &&
+      Number(step.data?.partition) === chunk.partition &&
+      BigInt(String(step.data?.epoch)) > chunk.epoch,
+    since,
+  );
+}
+
+async function committedBehind(crew: Crew, member: Member, chunk: ChunkStep, since: number) {
+  const { name } = member.life;
+  await crew.waitFor(
+    `another worker to commit ${chunk.firstOffset} of partition ${chunk.partition}`,
+    ({ worker, step }) =>
+      worker !== name &&
+      step.step === "inbox.chunk-committed" &&
+      Number(step.data?.partition) === chunk.partition &&
+      BigInt(String(step.data?.nextOffset)) > chunk.firstOffset,
+    since,
+  );
+}
+
+/** Whether the step is the end of a chunk that its worker had no right to any more. */
+export function endsStale({ worker, step }: Heard, name: string, chunk: ChunkStep): boolean {
+  if (worker !== name || Number(step.data?.partition) !== chunk.partition) return false;
+  if (step.step !== "inbox.fenced" && step.step !== "inbox.chunk-committed") return false;
+  return BigInt(String(step.data?.epoch)) === chunk.epoch;
+}
+
+export function chunkOf(data: Readonly<Record<string, unknown>>): ChunkStep {
+  return {
+    partition: Number(data.partition),
+    epoch: BigInt(String(data.epoch)),
+    firstOffset: BigInt(String(data.firstOffset)),
+  };
+}
