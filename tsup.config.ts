@@ -10,7 +10,8 @@ export function library(entry: Record<string, string>, options: Options = {}) {
     format: ["esm", "cjs"],
     splitting: true,
     sourcemap: true,
-    clean: true,
+    // Not cleaned first: whoever runs tests beside a build would find nothing for a moment.
+    clean: false,
     target: "node20",
     treeshake: true,
     // rollup's d.ts build sets baseUrl, which TypeScript 6 reports as deprecated (TS5101).

@@ -48,7 +48,8 @@ export async function chunkAgainstRaw({ databaseUrl }: Servers): Promise<string>
     }).handle(topic, async ({ value }, tx) => {
       await tx.query({ name: "raw_update", text: updateText, values: [Number(value)] });
     });
-    return rate(messages, async () => {
+    // Awaited here: otherwise the service would be disposed of first.
+    return await rate(messages, async () => {
       await consumer.start();
       await drained;
     });

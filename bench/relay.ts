@@ -49,7 +49,8 @@ export async function relayDrain({ databaseUrl, brokers }: Servers): Promise<str
         if (left <= 0) done();
       },
     });
-    return rate(rows, async () => {
+    // Awaited here: otherwise the service would be disposed of first.
+    return await rate(rows, async () => {
       await relay.start();
       await drained;
     });

@@ -7,32 +7,34 @@ import { brokenClient, type SqlBreak } from "../../test/fixtures/breaks.ts";
 import { stepData } from "../../test/fixtures/history.ts";
 import { stepLog } from "../../test/fixtures/step-log.ts";
 
-/** The signals that tell a worker which accident to have at its next chunk. */
-export const accidents = {
-  /** Killed inside a chunk: an invoice is written, nothing is committed. */
-  kill: "SIGUSR2",
-  /** Frozen when it holds records and is about to open the transaction of a chunk. */
-  freeze: "SIGWINCH",
-} as const;
+/**
+ * `kill`: killed inside a chunk, an invoice written and nothing committed. `freeze`: stopped when it
+ * holds records and is about to open the transaction of a chunk.
+ */
+export type Accident = "kill" | "freeze";
+
+/** Tells a worker to have its accident at the next chunk. */
+export const accidentSignal = "SIGUSR2";
 
 export interface Rig {
   readonly observer: Observer;
   readonly handling: (message: Message<unknown>) => void;
-  readonly written: () => void;
+  readonly written: (message: Message<unknown>) => void;
   readonly poolOptions: pg.PoolConfig;
 }
 
-export function rig(breaks: readonly SqlBreak[]): Rig {
+export function rig(planned: Accident | null, breaks: readonly SqlBreak[]): Rig {
   const log = stepLog();
-  const told = new Set<keyof typeof accidents>();
-  let place: object = {};
-  process.on(accidents.kill, () => told.add("kill"));
-  process.on(accidents.freeze, () => told.add("freeze"));
+  let due: Accident | null = null;
+  process.once(accidentSignal, () => {
+    due = planned;
+  });
 
   /** The worker does it to itself, so that it happens exactly here and not a few statements later. */
-  const accident = (kind: keyof typeof accidents, signal: NodeJS.Signals, where: object) => {
-    if (!told.delete(kind)) return;
-    log("accident", { kind, ...where });
+  const accident = (kind: Accident, signal: NodeJS.Signals, where: object) => {
+    if (due !== kind) return;
+    due = null;
+    log("accident", where);
     process.kill(process.pid, signal);
   };
   return {
@@ -41,13 +43,14 @@ export function rig(breaks: readonly SqlBreak[]): Rig {
       log(event.type, data);
       if (event.type === "inbox.chunk-opening") accident("freeze", "SIGSTOP", data);
     },
-    handling: ({ topic, partition, offset }) => {
-      place = { topic, partition, offset: String(offset) };
-      log("handling", place);
-    },
-    written: () => accident("kill", "SIGKILL", place),
+    handling: (message) => log("handling", placeOf(message)),
+    written: (message) => accident("kill", "SIGKILL", placeOf(message)),
     poolOptions: breaks.length === 0 ? {} : { Client: clientWith(breaks, log) },
   };
+}
+
+function placeOf({ topic, partition, offset }: Message<unknown>): object {
+  return { topic, partition, offset: String(offset) };
 }
 
 function clientWith(breaks: readonly SqlBreak[], log: ReturnType<typeof stepLog>) {

@@ -1,5 +1,5 @@
-// Owns the shop: places orders, each a row and a message in one transaction, and keeps a record of
-// what it meant to do outside the database. Some orders are rolled back, as in real life.
+// Owns the shop: places orders, rows and messages in one transaction, and keeps a record of what it
+// meant to do outside the database. Some orders are rolled back, as in real life.
 
 import { randomUUID } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
@@ -10,11 +10,13 @@ import type { Intent } from "../../test/fixtures/checker.ts";
 import { type Order, orderPlaced } from "./orders.ts";
 import type { Setting } from "./setting.ts";
 
-/** Orders of one customer are placed one after another, of these many customers side by side. */
+/** Customers are served side by side at so many tills, each always at the same. */
 const tills = 4;
 const customers = 24;
+/** Orders that a customer places at a time: they share a transaction. */
+const basketSize = 4;
+const declinedEvery = 12;
 const tickMs = 50;
-const declinedEvery = 25;
 
 export interface ShopOptions {
   readonly orders: number;
@@ -22,6 +24,11 @@ export interface ShopOptions {
   readonly durationMs: number;
   /** Each how many orders one is sent a second time, with the same id; 0: none. */
   readonly repeatEvery: number;
+}
+
+interface Placed {
+  readonly order: Order;
+  readonly messageId: string;
 }
 
 class PaymentDeclined extends Error {}
@@ -34,10 +41,10 @@ export class Shop {
   readonly #topic;
   readonly #intents = new Map<string, Intent>();
   readonly #counts = new Map<string, number>();
-  #next = 0;
+  #turn = 0;
+  #sinceRepeat = 0;
   placed = 0;
   declined = 0;
-  repeated = 0;
 
   constructor({ databaseUrl, topic }: Setting, options: ShopOptions) {
     this.#pool = new pg.Pool({ connectionString: databaseUrl, max: tills + 2 });
@@ -60,7 +67,7 @@ export class Shop {
     const began = performance.now();
     while (this.placed < end) {
       const due = first + Math.ceil(((performance.now() - began) / durationMs) * orders);
-      await this.#placeAtOnce(Math.min(due, end) - this.placed);
+      await this.#serve(Math.min(due, end) - this.placed);
       await delay(tickMs);
     }
   }
@@ -70,61 +77,70 @@ export class Shop {
     await this.#pool.end();
   }
 
-  async #placeAtOnce(count: number): Promise<void> {
-    const queues: string[][] = Array.from({ length: tills }, () => []);
-    for (let i = 0; i < count; this.#next += 1) {
-      const customer = this.#next % customers;
-      const declined = this.#next % declinedEvery === declinedEvery - 1;
-      queues[customer % tills]?.push(declined ? `declined ${customer}` : `${customer}`);
-      if (!declined) i += 1;
+  async #serve(count: number): Promise<void> {
+    const queues: (() => Promise<void>)[][] = Array.from({ length: tills }, () => []);
+    for (let left = count; left > 0; this.#turn += 1) {
+      const customer = this.#turn % customers;
+      const declined = this.#turn % declinedEvery === declinedEvery - 1;
+      const size = Math.min(basketSize, left);
+      queues[customer % tills]?.push(() => this.#place(`customer-${customer}`, size, declined));
+      if (!declined) left -= size;
     }
-    await Promise.all(
-      queues.map(async (queue) => {
-        for (const entry of queue) {
-          const [customer = "", declined] = entry.split(" ").reverse();
-          await this.#place(`customer-${customer}`, declined !== undefined);
-        }
-      }),
-    );
+    const work = queues.map(async (queue) => {
+      for (const serve of queue) await serve();
+    });
+    await Promise.all(work);
   }
 
-  async #place(customer: string, declined: boolean): Promise<void> {
+  async #place(customer: string, size: number, declined: boolean): Promise<void> {
+    const orders = Array.from({ length: size }, () => this.#newOrder(customer));
+    try {
+      await this.#commit(orders, declined);
+      this.#note(orders, "acknowledged");
+      this.placed += size;
+    } catch (error) {
+      // A lost reply is not a failure: the orders stay unknown, and the table will tell.
+      if (error instanceof CommitUnknownError) return;
+      if (!(error instanceof PaymentDeclined)) throw error;
+      this.#note(orders, "failed");
+      this.declined += size;
+      return;
+    }
+    const { repeatEvery } = this.#options;
+    const again = orders.filter(() => repeatEvery > 0 && ++this.#sinceRepeat % repeatEvery === 0);
+    if (again.length > 0) await this.#commit(again, false);
+  }
+
+  /** Noted before the attempt: until that is answered, nobody knows whether it took place. */
+  #newOrder(customer: string): Placed {
     const number = (this.#counts.get(customer) ?? 0) + 1;
     this.#counts.set(customer, number);
     const order = { id: `${customer}/${number}`, customer, number, cents: 100 + number };
-    const intent = { id: randomUUID(), key: customer, sequence: number };
-    // Noted before the attempt: until it is answered, nobody knows whether it took place.
-    this.#intents.set(intent.id, { ...intent, state: "unknown" });
-    try {
-      await this.#commit(order, intent.id, declined);
-      this.#intents.set(intent.id, { ...intent, state: "acknowledged" });
-      this.placed += 1;
-    } catch (error) {
-      // A lost reply is not a failure: the order stays unknown, and the table will tell.
-      if (error instanceof CommitUnknownError) return;
-      if (!(error instanceof PaymentDeclined)) throw error;
-      this.#intents.set(intent.id, { ...intent, state: "failed" });
-      this.declined += 1;
-    }
-    const { repeatEvery } = this.#options;
-    if (!declined && repeatEvery > 0 && this.placed % repeatEvery === 0) {
-      await this.#commit(order, intent.id, false);
-      this.repeated += 1;
+    const placed = { order, messageId: randomUUID() };
+    this.#note([placed], "unknown");
+    return placed;
+  }
+
+  #note(orders: readonly Placed[], state: Intent["state"]): void {
+    for (const { order, messageId: id } of orders) {
+      this.#intents.set(id, { id, key: order.customer, sequence: order.number, state });
     }
   }
 
-  /** The order and its message: both, or neither. */
-  async #commit(order: Order, id: string, declined: boolean): Promise<void> {
+  /** The orders and their messages: all, or none. */
+  async #commit(orders: readonly Placed[], declined: boolean): Promise<void> {
     await this.#storage.transaction(async (tx) => {
-      await tx.query(
-        `INSERT INTO orders (id, customer, cents, message_id) VALUES ($1, $2, $3, $4)
-         ON CONFLICT DO NOTHING`,
-        [order.id, order.customer, order.cents, id],
-      );
-      await this.#outbox.enqueue(
-        tx,
+      for (const { order, messageId } of orders) {
+        await tx.query(
+          `INSERT INTO orders (id, customer, cents, message_id) VALUES ($1, $2, $3, $4)
+           ON CONFLICT DO NOTHING`,
+          [order.id, order.customer, order.cents, messageId],
+        );
+      }
+      const messages = orders.map(({ order, messageId: id }) =>
         this.#topic.message({ key: order.customer, value: order, id }),
       );
+      await this.#outbox.enqueue(tx, messages);
       if (declined) throw new PaymentDeclined();
     });
   }

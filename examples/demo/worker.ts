@@ -7,10 +7,11 @@ import { postgresStorage } from "@oncebox/postgres";
 import pg from "pg";
 import { orderPlaced } from "./orders.ts";
 import { rig } from "./rig.ts";
-import { consumerName, fromArguments } from "./setting.ts";
+import { fromArguments } from "./setting.ts";
 
-const { name, databaseUrl, brokers, topic, sessionTimeoutMs, breaks } = fromArguments();
-const { observer, handling, written, poolOptions } = rig(breaks);
+const { name, databaseUrl, brokers, topic, consumer: consumerName, ...told } = fromArguments();
+const { sessionTimeoutMs, accident, breaks } = told;
+const { observer, handling, written, poolOptions } = rig(accident, breaks);
 
 const pool = new pg.Pool({ connectionString: databaseUrl, ...poolOptions });
 const storage = postgresStorage({
@@ -37,7 +38,7 @@ const consumer = createConsumer({ name: consumerName, storage, broker, observer 
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
       [id, key, order.number, topic, partition, offset, name, order.id, order.cents],
     );
-    written();
+    written(message);
   },
 );
 await consumer.start();

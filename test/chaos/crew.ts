@@ -3,7 +3,8 @@
 
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Exit, spawnWorker, type Worker } from "../fixtures/child.ts";
+import { spawnWorker, type Worker } from "../fixtures/child.ts";
+import type { Exit } from "../fixtures/guard.ts";
 import type { Step } from "../fixtures/step-log.ts";
 import type { Point } from "./churn-worker.ts";
 
@@ -46,6 +47,7 @@ export class Crew {
   readonly #members: Member[] = [];
   readonly #listeners = new Set<Listener>();
   #failure: Error | null = null;
+  #ending = false;
 
   constructor(options: CrewOptions) {
     this.#options = options;
@@ -114,10 +116,8 @@ export class Crew {
 
   /** Ends what still runs, whatever it does. */
   async end(): Promise<void> {
-    for (const { life, process } of this.#members) {
-      life.killedAt ??= Date.now();
-      process.kill("SIGKILL");
-    }
+    this.#ending = true;
+    for (const { process } of this.#members) process.kill("SIGKILL");
     await Promise.all(this.#members.map(({ process }) => process.exited));
   }
 
@@ -145,7 +145,7 @@ export class Crew {
   }
 
   #ended(life: Life, process: Worker, exit: Exit): void {
-    if (life.killedAt !== null || exit.code === 0) return;
+    if (this.#ending || life.killedAt !== null || exit.code === 0) return;
     this.#failure ??= new Error(
       `${life.name} ended by itself (${exit.code ?? exit.signal}):\n${process.output()}\n${this.#tail()}`,
     );

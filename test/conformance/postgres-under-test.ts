@@ -13,16 +13,19 @@ export type PostgresUnderTest = StorageUnderTest<ClientBase>;
 
 export interface PostgresVariant {
   readonly pipeline: boolean;
-  /** Gets every pool of the storages before its first connection is made. */
-  readonly prepare?: (pool: Pool) => void;
+  /** Changes each statement of the storages, and of migrations, on its way to the database. */
+  readonly rewrite?: (text: string) => string;
   /** Stands between the suite and each storage. */
   readonly wrap?: (storage: Storage<ClientBase>, context: PostgresUnderTest) => Storage<ClientBase>;
 }
 
-/** Makes a context; `close` ends it by force, whatever a failed case left open. */
+/**
+ * Makes a context in a database that the caller drops; `close` ends it by force, whatever a failed
+ * case left open.
+ */
 export async function postgresUnderTest(
   databaseUrl: string,
-  { pipeline, prepare = () => {}, wrap = (storage) => storage }: PostgresVariant,
+  { pipeline, rewrite, wrap = (storage) => storage }: PostgresVariant,
 ): Promise<PostgresUnderTest & { readonly close: () => Promise<void> }> {
   const name = uniqueName("conformance");
   const url = new URL(databaseUrl);
@@ -31,15 +34,23 @@ export async function postgresUnderTest(
   throughProxy.host = `127.0.0.1:${proxy.port}`;
   const pools: Pool[] = [];
   const pool = (config: PoolConfig = {}) => {
-    const made = openPool({ connectionString: url.href, application_name: name, ...config });
+    const made = openPool({
+      connectionString: url.href,
+      application_name: name,
+      // Nothing here stops the server, and waiting for its disk takes most of the time else.
+      options: "-c synchronous_commit=off",
+      ...config,
+    });
     pools.push(made);
     return made;
   };
-  const storageOn = (config: PoolConfig, schema = name) => {
-    const given = pool({ pipeline, max: 6, ...config });
-    prepare(given);
-    return wrap(postgresStorage({ pool: given, schema }), context);
+  const testedPool = (config: PoolConfig) => {
+    const made = pool({ pipeline, max: 6, ...config });
+    if (rewrite !== undefined) made.on("connect", (client) => rewriteOn(client, rewrite));
+    return made;
   };
+  const storageOn = (config: PoolConfig, schema = name) =>
+    wrap(postgresStorage({ pool: testedPool(config), schema }), context);
   const own = pool();
   const admin = pool({ application_name: `${name} admin` });
   await migrate(own, { schema: name });
@@ -73,14 +84,13 @@ export async function postgresUnderTest(
     },
     emptyPlace: async () => {
       const schema = uniqueName("empty");
-      return placeOf(own, schema, () => pool({ max: 1 }), storageOn({}, schema));
+      return placeOf(own, schema, () => testedPool({ max: 1 }), storageOn({}, schema));
     },
     close: async () => {
       await admin.query(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = $1",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
         [name],
       );
-      await admin.query(`DROP SCHEMA ${name} CASCADE`);
       await proxy.close();
       await admin.end();
       // Clients that a failed case has not given back would make these wait for ever.
@@ -89,6 +99,15 @@ export async function postgresUnderTest(
   };
   let storage: Storage<ClientBase> | undefined;
   return context;
+}
+
+function rewriteOn(client: ClientBase, rewrite: (text: string) => string): void {
+  const query = client.query as (...args: unknown[]) => unknown;
+  client.query = ((config: string | { readonly text: string }, ...rest: unknown[]) => {
+    const changed =
+      typeof config === "string" ? rewrite(config) : { ...config, text: rewrite(config.text) };
+    return query.call(client, changed, ...rest);
+  }) as ClientBase["query"];
 }
 
 /** How a connection of PostgreSQL is looked at and broken. */

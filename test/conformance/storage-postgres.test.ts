@@ -2,13 +2,21 @@
 
 import { storageConformance } from "@oncebox/testing";
 import type { ClientBase } from "pg";
-import { describe, inject, test } from "vitest";
+import { afterAll, beforeAll, describe, test } from "vitest";
+import type { TestDatabase } from "../fixtures/databases.ts";
+import { testDatabase } from "../fixtures/servers.ts";
 import { postgresUnderTest } from "./postgres-under-test.ts";
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await testDatabase();
+});
+afterAll(() => database.drop());
 
 describe.each([true, false])("postgresStorage, pipeline: %s", (pipeline) => {
   for (const { promise, name, run } of storageConformance<ClientBase>()) {
     test(`${promise} ${name}`, async () => {
-      const context = await postgresUnderTest(inject("databaseUrl"), { pipeline });
+      const context = await postgresUnderTest(database.url, { pipeline });
       try {
         await run(context);
       } finally {

@@ -112,10 +112,12 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
     expect(owned(second.told)).toEqual([`${b}/0`]);
     expect(owned(first.told).sort()).toEqual([`${a}/0`, `${a}/1`]);
     const third = await member([a, b]);
-    await owns(first.told, 1);
-    await third.told.until(() => third.told.assignments.length > 0, "an assignment");
-    const all = [first, second, third].flatMap(({ told }) => owned(told)).sort();
-    expect(all).toEqual([`${a}/0`, `${a}/1`, `${b}/0`].sort());
+    const all = () => [first, second, third].flatMap(({ told }) => owned(told)).sort();
+    const whole = [`${a}/0`, `${a}/1`, `${b}/0`].sort();
+    for (const { told } of [first, second, third]) {
+      await told.until(() => told.assignments.at(-1)?.partitions.length === 1, "a share");
+    }
+    expect(all()).toEqual(whole);
   });
 
   it("notices new partitions of a topic that only a follower subscribes to", async () => {
@@ -130,7 +132,7 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
 
   it("is told apart from members of another kind", async () => {
     const topic = await testTopic(kafka);
-    const theirs = kafka.consumer({ groupId: group });
+    const theirs = kafka.consumer({ groupId: group, maxWaitTimeInMs: 100 });
     await theirs.connect();
     await theirs.subscribe({ topic });
     const joined = new Promise((resolve) => theirs.on(theirs.events.GROUP_JOIN, resolve));
@@ -245,11 +247,8 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
   });
 
   describe("guards", () => {
-    it("refuses batches that did not pass the hook", async () => {
+    it("refuses a client whose requests do not pass, before anything is fetched", async () => {
       const topic = await testTopic(kafka);
-      const producer = await newBroker().producer();
-      const record = { topic, partition: 0, key: null, value: null, headers: [] };
-      await producer.publish([record]);
       withOtherCluster((cluster) => ({
         ...boundMethods(cluster),
         // Somewhere else than where kafkajs takes its brokers from.
@@ -260,6 +259,22 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
       expect(told.failures).toHaveLength(1);
       expect(told.failures[0]).toBeInstanceOf(ConfigurationError);
       expect(told.failures[0]).toMatchObject({ code: "client-unsupported" });
+      expect(told.assignments).toEqual([]);
+    });
+
+    it("refuses batches that did not pass the hook", async () => {
+      const topic = await testTopic(kafka);
+      const producer = await newBroker().producer();
+      const record = { topic, partition: 0, key: null, value: null, headers: [] };
+      expect((await producer.publish([record])).acknowledged).toEqual([0]);
+      withOtherCluster((cluster) => ({ ...boundMethods(cluster), brokerPool: unhooked(cluster) }));
+      const { told } = await member([topic]);
+      await told.until(() => told.failures.length > 0, "the failure");
+      expect(told.failures).toHaveLength(1);
+      expect(told.failures[0]).toMatchObject({
+        code: "client-unsupported",
+        message: expect.stringContaining("fetch hook"),
+      });
       expect(told.batches).toEqual([]);
     });
 
@@ -311,4 +326,23 @@ function boundMethods(cluster: object): Record<string, unknown> {
   return Object.fromEntries(
     names.map((name) => [name, (cluster as Record<string, () => unknown>)[name]?.bind(cluster)]),
   );
+}
+
+type Pool = { createBroker: (options: unknown) => { fetch?: unknown } };
+
+/** Takes the fetch hook off again, and only that. */
+function unhooked(cluster: object): Pool {
+  const { brokerPool } = cluster as { brokerPool: Pool };
+  return {
+    get createBroker() {
+      return brokerPool.createBroker;
+    },
+    set createBroker(create) {
+      brokerPool.createBroker = (options) => {
+        const node = create(options);
+        delete node.fetch;
+        return node;
+      };
+    },
+  };
 }

@@ -20,8 +20,7 @@ function problemsOf(given: unknown): readonly string[] {
     return [];
   } catch (error) {
     if (!(error instanceof ConfigurationError)) throw error;
-    expect(error.code).toBe("invalid-options");
-    expect(error.message.startsWith("createThing: ")).toBe(true);
+    if (error.code !== "invalid-options" || !error.message.startsWith("createThing: ")) throw error;
     return (error.details as { problems?: string[] }).problems ?? [error.message];
   }
 }
@@ -91,11 +90,11 @@ describe("options", () => {
           wrong.add(name);
         }
       }
-      expect(problems).toHaveLength(wrong.size);
-      for (const name of wrong) {
-        expect(problems.some((problem) => problem.startsWith(`${name} `))).toBe(true);
-      }
+      const named = [...wrong].every((name) =>
+        problems.some((problem) => problem.startsWith(`${name} `)),
+      );
+      return named && problems.length === wrong.size;
     });
     fc.assert(assertion, { numRuns: 10_000 });
-  });
+  }, 30_000);
 });

@@ -39,9 +39,12 @@ import {
 } from "./kafkajs-errors.ts";
 import type { KafkajsSettings } from "./kafkajs-options.ts";
 
-/** So many crashes within so long, and kafkajs' own restarts are given up. */
-const crashesMax = 5;
-const crashWindowMs = 30_000;
+/**
+ * So many crashes within so long, and kafkajs' own restarts are given up. While no broker answers it
+ * crashes every few seconds, and comes back by itself: that must not count as a loop.
+ */
+const crashesMax = 10;
+const crashWindowMs = 15_000;
 
 /** A commit that takes longer is given up: another one follows it anyway. */
 const commitTimeoutMs = 5_000;
@@ -173,6 +176,10 @@ class KafkajsConsumer {
       this.#client.consumer.disconnect().catch(() => undefined);
       return;
     }
+    if (this.#joining?.memberId !== memberId) {
+      // Before any fetch: what joined past us would fetch past us as well.
+      throw clientUnsupported("a join did not pass Oncebox's own door to the broker");
+    }
     const { groupId } = this.#options;
     const partitions = Object.entries(owned).flatMap(([topic, numbers]) =>
       numbers.map((partition): TopicPartition => ({ topic, partition })),
@@ -183,7 +190,7 @@ class KafkajsConsumer {
       number: this.#joins,
       has: (topic, partition) => keys.has(`${topic}/${partition}`),
     };
-    this.#member = this.#joining?.memberId === memberId ? { ...this.#joining } : null;
+    this.#member = { ...this.#joining };
     // kafkajs would look up committed offsets first, and resolve missing ones. It needs none: the
     // hook writes each position. Any number that is not negative keeps it from asking.
     for (const { topic, partition } of partitions) {

@@ -38,7 +38,7 @@ const retry = {
   retries: 3,
 } as const;
 
-/** A client for metadata and sending, not in any group. */
+/** A client for metadata and sending. It is never run, so it joins no group. */
 export function openQuietClient(settings: KafkajsSettings): KafkajsClient {
   return openClient(settings, { groupId: "none", retry }, { assigner: createAssigner });
 }

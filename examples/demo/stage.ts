@@ -1,0 +1,70 @@
+// Owns what a run of the demo stands on: servers, a database with its tables, a topic, and the
+// questions asked of them. Takes everything down again.
+
+import { migrate } from "@oncebox/postgres";
+import { type Admin, Kafka, logLevel } from "kafkajs";
+import pg from "pg";
+import type { SqlBreak } from "../../test/fixtures/breaks.ts";
+import { trackPositions } from "../../test/fixtures/history.ts";
+import { provideKafka } from "../../test/fixtures/kafka.ts";
+import { uniqueName } from "../../test/fixtures/names.ts";
+import { providePostgres } from "../../test/fixtures/postgres.ts";
+import { tables } from "./orders.ts";
+import { type Setting, schema } from "./setting.ts";
+
+export const partitions = 6;
+
+/** Short, so that a dead worker is noticed soon. Brokers elsewhere may not allow less than 6 s. */
+const sessionTimeoutMs = process.env.KAFKA_BROKERS ? 6_000 : 3_000;
+
+/** Done in reverse order at the end, however far the beginning came. */
+export type Undo = (() => Promise<unknown>)[];
+
+export interface Stage {
+  readonly setting: Setting;
+  /** Orders waiting in the outbox, and records in the topic without an outcome in the database. */
+  readonly left: () => Promise<{ outbox: number; topic: number }>;
+}
+
+export async function openStage(breaks: readonly SqlBreak[], undo: Undo): Promise<Stage> {
+  const starting = [providePostgres(), provideKafka()] as const;
+  for (const server of starting) undo.push(async () => (await server).stop());
+  const [{ url: databaseUrl }, { brokers }] = await Promise.all(starting);
+  const topic = uniqueName("orders-placed");
+  const consumer = uniqueName("billing");
+  const setting = { databaseUrl, brokers, topic, consumer, sessionTimeoutMs, breaks };
+
+  const pool = new pg.Pool({ connectionString: databaseUrl, max: 2 });
+  undo.push(() => pool.end());
+  await migrate(pool, { schema });
+  await pool.query(tables);
+  await trackPositions(databaseUrl, schema);
+
+  const admin = new Kafka({ brokers, logLevel: logLevel.NOTHING }).admin();
+  await admin.connect();
+  undo.push(() => admin.disconnect());
+  await admin.createTopics({
+    topics: [{ topic, numPartitions: partitions }],
+    waitForLeaders: true,
+  });
+  undo.push(() => admin.deleteTopics({ topics: [topic] }));
+  undo.push(() => admin.deleteGroups([consumer]));
+  return { setting, left: () => left(pool, admin, topic) };
+}
+
+async function left(pool: pg.Pool, admin: Admin, topic: string) {
+  const outbox = await pool.query<{ count: string }>(
+    `SELECT count(*) FROM ${schema}.outbox_messages`,
+  );
+  const ends = await admin.fetchTopicOffsets(topic);
+  const { rows } = await pool.query<{ partition: number; next_offset: string }>(
+    `SELECT partition, next_offset FROM ${schema}.inbox_partitions WHERE topic = $1`,
+    [topic],
+  );
+  const positions = new Map(rows.map((row) => [row.partition, Number(row.next_offset)]));
+  const behind = ends.map(({ partition, high }) => Number(high) - (positions.get(partition) ?? 0));
+  return {
+    outbox: Number(outbox.rows[0]?.count),
+    topic: behind.reduce((sum, count) => sum + count, 0),
+  };
+}

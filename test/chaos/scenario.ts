@@ -1,0 +1,211 @@
+// Owns one run from an empty database and topic to the checker's verdict: a producer, four workers,
+// and what is done to them. The same for runs that must hold and for those that must not.
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { migrate } from "@oncebox/postgres";
+import { Kafka, logLevel } from "kafkajs";
+import type { SqlBreak } from "../fixtures/breaks.ts";
+import {
+  check,
+  explain,
+  type Intent,
+  type LogEnd,
+  ledger,
+  type Report,
+} from "../fixtures/checker.ts";
+import { createDatabase } from "../fixtures/databases.ts";
+import {
+  deliveriesOf,
+  effectColumns,
+  type OffsetSource,
+  readEffects,
+  readPositions,
+  trackPositions,
+  watchOffsets,
+} from "../fixtures/history.ts";
+import { uniqueName } from "../fixtures/names.ts";
+import { readTopic } from "../fixtures/topic-log.ts";
+import { type ActCounts, chanceOf, perform, planOf } from "./acts.ts";
+import type { WorkerSettings } from "./churn-worker.ts";
+import { Crew, type Heard } from "./crew.ts";
+import { ChurnProducer } from "./producer.ts";
+import { type Tally, tallyOf } from "./tally.ts";
+
+export interface Servers {
+  readonly databaseUrl: string;
+  readonly brokers: readonly string[];
+  /** A folder for the runs' files, removed by its owner. */
+  readonly folder: string;
+}
+
+export interface ChurnSettings {
+  readonly messages: number;
+  /** Share of the messages that the producer sends twice. */
+  readonly repeats: number;
+  readonly acts: ActCounts;
+  readonly breaks: readonly SqlBreak[];
+  readonly kafkaFirst: boolean;
+  readonly pipelined: boolean;
+}
+
+export interface ChurnOutcome {
+  readonly report: Report;
+  readonly tally: Tally;
+  /** Seed, settings, counts and findings: what a failure has to print. */
+  readonly account: string;
+}
+
+const partitions = 6;
+const places = 4;
+const sessionTimeoutMs = 3_000;
+const schema = "oncebox";
+const consumer = "ledger";
+const nudgeMessages = 60;
+
+export async function churn(
+  servers: Servers,
+  seed: number,
+  settings: ChurnSettings,
+): Promise<ChurnOutcome> {
+  const began = performance.now();
+  const context = `seed ${seed}, settings ${JSON.stringify(settings)}`;
+  try {
+    const { report, tally } = await run(servers, seed, settings);
+    const seconds = ((performance.now() - began) / 1_000).toFixed(1);
+    const counts = JSON.stringify({ ...tally, broken: [...tally.broken] });
+    const sums = `produced=${report.acknowledged} redelivered=${report.redelivered}`;
+    const account = `${seconds} s, ${context}\n  ${ledger(report)} ${sums}\n  ${counts}`;
+    return { report, tally, account: `${account}\n${explain(report)}` };
+  } catch (error) {
+    throw new Error(`a run broke off (${context}): ${error}`, { cause: error });
+  }
+}
+
+async function run(servers: Servers, seed: number, settings: ChurnSettings) {
+  const { brokers, folder } = servers;
+  const kafka = new Kafka({ brokers: [...brokers], logLevel: logLevel.NOTHING });
+  const database = await createDatabase(servers.databaseUrl);
+  try {
+    const pool = database.pool();
+    await migrate(pool);
+    await pool.query(`CREATE TABLE effects (${effectColumns})`);
+    await trackPositions(database.url, schema);
+    const topic = await createTopic(kafka);
+    const source = {
+      databaseUrl: database.url,
+      schema,
+      brokers,
+      groupId: consumer,
+      consumer,
+      topic,
+    };
+    const { crew, intents, log, offsets } = await work(kafka, source, folder, seed, settings);
+    const report = check({
+      intents,
+      committed: null,
+      ...log,
+      deliveries: deliveriesOf(new Map(crew.lives.map(({ name, steps }) => [name, steps]))),
+      effects: await readEffects(database.url, "effects"),
+      positions: await readPositions(database.url, schema),
+      offsets,
+    });
+    return { report, tally: tallyOf(crew, sessionTimeoutMs) };
+  } finally {
+    await database.drop();
+  }
+}
+
+/** Runs the workers until everything is drained; what they did is in the crew's logs. */
+async function work(
+  kafka: Kafka,
+  source: OffsetSource,
+  folder: string,
+  seed: number,
+  settings: ChurnSettings,
+) {
+  const watch = await watchOffsets(source);
+  const crew = new Crew({
+    file: new URL("./churn-worker.ts", import.meta.url),
+    folder: runFolder(folder, source.topic),
+    places,
+    argumentOf: (name, orders) => {
+      const { databaseUrl, brokers, topic } = source;
+      const { breaks, kafkaFirst, pipelined } = settings;
+      const place = { name, orders, consumer, databaseUrl, brokers, topic, sessionTimeoutMs };
+      return JSON.stringify({ ...place, breaks, kafkaFirst, pipelined } satisfies WorkerSettings);
+    },
+  });
+  try {
+    const intents = await produceAndChurn(kafka, source.topic, crew, seed, settings);
+    const log = await readTopic(source.brokers, source.topic);
+    await drained(crew, log.logEnds);
+    await crew.stop();
+    return { crew, intents, log, offsets: await watch.stop() };
+  } catch (error) {
+    await watch.stop().catch(() => undefined);
+    throw error;
+  } finally {
+    await crew.end();
+  }
+}
+
+/** Each third of an act lets an equal share of the messages go; the last share goes after all. */
+async function produceAndChurn(
+  kafka: Kafka,
+  topic: string,
+  crew: Crew,
+  seed: number,
+  { messages, repeats, acts }: ChurnSettings,
+): Promise<readonly Intent[]> {
+  const chance = chanceOf(seed);
+  const plan = planOf(acts, places, chance);
+  const share = Math.ceil(messages / (plan.length + 1) / 3);
+  const producer = new ChurnProducer({ kafka, topic, messages, repeats, chance });
+  const producing = producer.run();
+  const acting = (async () => {
+    const feed = () => producer.allow(share);
+    const nudge = () => producer.allow(nudgeMessages);
+    feed();
+    for (const act of plan) await perform(act, { crew, sessionTimeoutMs, feed, nudge });
+    producer.allowAll();
+  })();
+  try {
+    await Promise.all([producing, acting]);
+  } finally {
+    producer.abandon();
+  }
+  return producer.intents;
+}
+
+/** Until some worker has said, of each partition, that the database's position is the log's end. */
+async function drained(crew: Crew, logEnds: readonly LogEnd[]): Promise<void> {
+  for (const { partition, end } of logEnds) {
+    const reached = ({ step: { step, data = {} } }: Heard) =>
+      (step === "inbox.chunk-committed" || step === "inbox.claimed") &&
+      Number(data.partition) === partition &&
+      BigInt(String(data.nextOffset)) >= end;
+    if (end > 0n) await crew.waitFor(`partition ${partition} to reach ${end}`, reached);
+  }
+}
+
+async function createTopic(kafka: Kafka): Promise<string> {
+  const topic = uniqueName("churn");
+  const admin = kafka.admin();
+  await admin.connect();
+  try {
+    await admin.createTopics({
+      topics: [{ topic, numPartitions: partitions }],
+      waitForLeaders: true,
+    });
+  } finally {
+    await admin.disconnect();
+  }
+  return topic;
+}
+
+function runFolder(folder: string, topic: string): string {
+  const path = join(folder, topic);
+  mkdirSync(path);
+  return path;
+}

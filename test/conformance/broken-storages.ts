@@ -1,0 +1,178 @@
+// Owns the storages that break one promise each, made from the outside: one statement is replaced
+// on its way to the database, or one verb is wrapped. There is no switch in the packages.
+
+import {
+  type ChunkTransaction,
+  type ErrorCode,
+  OnceboxError,
+  type Storage,
+  StorageError,
+} from "@oncebox/core";
+import type { ClientBase } from "pg";
+import { brokenText } from "../fixtures/breaks.ts";
+import type { PostgresUnderTest, PostgresVariant } from "./postgres-under-test.ts";
+
+type Tx = ClientBase;
+type Broken = Pick<PostgresVariant, "rewrite" | "wrap">;
+type Chunk = ChunkTransaction<Tx>;
+
+/** Replaces places of one statement, which is found by the comment that names it. */
+function altered(statement: string, ...changes: readonly [place: RegExp, by: string][]): Broken {
+  return {
+    rewrite: (text) => {
+      if (!text.startsWith(`/* oncebox_${statement} */`)) return text;
+      return changes.reduce((changed, [place, by]) => {
+        // A break that does nothing would leave a storage that passes.
+        if (!place.test(changed)) throw new Error(`${place} is not in ${changed}`);
+        return changed.replace(place, () => by);
+      }, text);
+    },
+  };
+}
+
+/** Replaces some verbs; `change` is called once for each storage. */
+function wrapped(
+  change: (storage: Storage<Tx>, context: PostgresUnderTest) => Partial<Storage<Tx>>,
+): Broken {
+  return { wrap: (storage, context) => ({ ...storage, ...change(storage, context) }) };
+}
+
+/** An `open` whose chunks are changed. */
+function opening(
+  storage: Storage<Tx>,
+  change: (chunk: Chunk) => Partial<Chunk>,
+): Storage<Tx>["open"] {
+  return async (claim, records) => {
+    const chunk = await storage.open(claim, records);
+    return { ...chunk, ...change(chunk) };
+  };
+}
+
+/** Takes the end of every transaction through `judge`, which may turn a failure into a success. */
+function judged(judge: (error: unknown) => void): Broken {
+  return wrapped((storage) => ({
+    transaction: (work) => storage.transaction(work).catch((error) => judge(error) as never),
+    open: opening(storage, (chunk) => ({
+      commit: (nextOffset) => chunk.commit(nextOffset).catch(judge),
+    })),
+  }));
+}
+
+function isCoded(error: unknown, code: ErrorCode): boolean {
+  return error instanceof OnceboxError && error.code === code;
+}
+
+/** The advance without the question whether the transaction is still the one that was opened. */
+const anyTransaction = [
+  [/AND pg_current_xact_id\(\) = \$7::xid8/, "AND $7::xid8 IS NOT NULL"],
+  [/SELECT CASE[\s\S]*/, "SELECT 1 / (SELECT count(*) FROM moved)"],
+] as const;
+
+/** By what is wrong with them; the promise that each breaks stands first. */
+export const brokenStorages = {
+  "T1: a transaction with a swallowed error passes for committed": judged((error) => {
+    if (!isCoded(error, "transaction-aborted")) throw error;
+  }),
+  "T1: a lost reply passes for a failure": judged((error) => {
+    if (!isCoded(error, "commit-unknown")) throw error;
+    throw new StorageError("storage-unavailable", "the commit failed", { cause: error });
+  }),
+  "I1: a claim keeps the token of the one before": altered("claim", [
+    /gen_random_uuid\(\)/,
+    "coalesce(p.token, gen_random_uuid())",
+  ]),
+  "I1: a chunk does not lock its partition's row": altered("open", [/FOR NO KEY UPDATE/, ""]),
+  "I2: a chunk is opened under any claim": altered("open", [
+    /AND token = \$4/,
+    "AND $4::uuid IS NOT NULL",
+  ]),
+  "I3: ids are not recorded": { rewrite: (text) => brokenText(["dedupe"], text) },
+  "I3: ids are recorded in the order in which they come": altered("open", [
+    /ORDER BY r\.source, r\.id, r\.record_offset/,
+    "",
+  ]),
+  "I3: an id taken by the record's own position is a duplicate": altered("takers", [
+    /m\.record_offset,/,
+    "m.record_offset + 1 AS record_offset,",
+  ]),
+  "I4: the position moves wherever it stands": altered(
+    "advance",
+    [/AND next_offset = \$5/, "AND $5::bigint IS NOT NULL"],
+    ...anyTransaction,
+  ),
+  "I5: an early end of the transaction is not noticed": altered("advance", ...anyTransaction),
+  "I5: ids are recorded in a transaction of their own": wrapped((storage) => ({
+    open: async (claim, records) => {
+      const ids = await storage.open(claim, records);
+      await ids.commit(ids.nextOffset);
+      return storage.open(claim, records);
+    },
+  })),
+  "O1: enqueue has a transaction of its own": wrapped((storage) => ({
+    enqueue: (_, rows) => storage.transaction((own) => storage.enqueue(own, rows)),
+  })),
+  "O1: enqueue sends one statement for each row": wrapped((storage) => ({
+    enqueue: async (tx, rows) => {
+      for (const row of rows) await storage.enqueue(tx, [row]);
+    },
+  })),
+  "O2: enqueue commits the caller's transaction": wrapped((storage, { endSecretly }) => ({
+    enqueue: async (tx, rows) => {
+      await storage.enqueue(tx, rows);
+      await endSecretly(tx, { begin: true });
+    },
+  })),
+  "O3: the highest settled position is taken for a floor": wrapped((storage) => {
+    const floors = new Map<number, bigint>();
+    return {
+      readLanes: async (leases, request) => {
+        const read = await storage.readLanes(leases, request);
+        return {
+          ...read,
+          rows: read.rows.filter((row) => row.position > (floors.get(row.lane) ?? 0n)),
+        };
+      },
+      settleBatch: (leases, published) => {
+        for (const { lane, position } of published) {
+          if (position > (floors.get(lane) ?? 0n)) floors.set(lane, position);
+        }
+        return storage.settleBatch(leases, published);
+      },
+    };
+  }),
+  "O3: a lane is read backwards": altered("read", [
+    /ORDER BY c\.turn, c\.lane/,
+    "ORDER BY c.turn DESC, c.lane",
+  ]),
+  "O4: a live lease is taken": altered("lease", [
+    /\(leased_until IS NULL OR leased_until < clock_timestamp\(\)\)/,
+    "true",
+  ]),
+  "O4: a settle does not ask for the lease": altered("settle", [
+    /ON l\.lane = g\.lane AND l\.token = g\.token/,
+    "ON l.lane = g.lane",
+  ]),
+  "O5: a transaction stays open from reading to settling": wrapped((storage, { begin }) => {
+    const open: Awaited<ReturnType<typeof begin>>[] = [];
+    return {
+      readLanes: async (...args) => {
+        open.push(await begin());
+        return storage.readLanes(...args);
+      },
+      settleBatch: async (...args) => {
+        for (const own of open.splice(0)) await own.rollback();
+        return storage.settleBatch(...args);
+      },
+    };
+  }),
+  "O6: a settle deletes all up to the confirmed rows": altered("settle", [
+    /o\.position = p\.position OFFSET 0/,
+    "o.position <= p.position OFFSET 0",
+  ]),
+  "M1: migrations are not locked against each other": {
+    rewrite: (text) => text.replace(/pg_advisory_xact_lock\(-?\d+\)/, "1"),
+  },
+  "M1: nobody looks at what was migrated": wrapped(() => ({
+    check: async () => ({ pipelined: true, poolSize: 6, idleInTransactionTimeoutMs: null }),
+  })),
+} satisfies Readonly<Record<string, Broken>>;
