@@ -9,7 +9,7 @@ import type { Undo } from "./stage.ts";
 /** The demo cannot show what it is for; says why. */
 export class DemoFailure extends Error {}
 
-const startWithinMs = 30_000;
+const startWithinMs = 60_000;
 
 export class Cast {
   readonly relay: Worker;
@@ -24,6 +24,12 @@ export class Cast {
     this.relay = this.#start("relay", null);
   }
 
+  worker(name: string): Worker {
+    const worker = this.workers.get(name);
+    if (worker === undefined) throw new TypeError(`nobody is called ${name}`);
+    return worker;
+  }
+
   hire(name: string, accident: Accident | null = null): Worker {
     const worker = this.#start(name, accident);
     this.workers.set(name, worker);
@@ -34,16 +40,18 @@ export class Cast {
   async settled(names: readonly string[], partitions: number): Promise<void> {
     await this.relay.waitFor("started", startWithinMs);
     const share = Math.floor(partitions / names.length);
-    await this.until("the workers did not share the partitions", () =>
-      names.every((name) => this.#claimedNow(name).size === share),
+    await this.until(
+      "the workers did not share the partitions",
+      () => names.every((name) => this.#claimedNow(name).size === share),
+      startWithinMs,
     );
   }
 
-  /** Tells a worker to have its accident; resolves with the step that it took last before. */
-  async accident(name: string): Promise<Step> {
-    const worker = this.#worker(name);
+  /** From now on the next chunk of this worker is its accident. */
+  async arm(name: string): Promise<void> {
+    const worker = this.worker(name);
     worker.kill(accidentSignal);
-    return worker.waitFor("accident");
+    await worker.waitFor("told");
   }
 
   /** Polls a condition on the logs; a process that ends on its own ends the wait. */
@@ -66,7 +74,7 @@ export class Cast {
   }
 
   mayEnd(name: string): void {
-    this.#mayHaveEnded.add(this.#worker(name));
+    this.#mayHaveEnded.add(this.worker(name));
   }
 
   /** Ends all in good order. Throws where one does not. */
@@ -95,15 +103,9 @@ export class Cast {
     return worker;
   }
 
-  #worker(name: string): Worker {
-    const worker = this.workers.get(name);
-    if (worker === undefined) throw new TypeError(`nobody is called ${name}`);
-    return worker;
-  }
-
   /** Partitions claimed since the worker's last assignment. */
   #claimedNow(name: string): Set<unknown> {
-    const { steps } = this.#worker(name);
+    const { steps } = this.worker(name);
     const last = steps.findLastIndex(({ step }) => step === "inbox.assigned");
     const claims = steps.slice(last + 1).filter(({ step }) => step === "inbox.claimed");
     return new Set(last < 0 ? [] : claims.map(({ data }) => data?.partition));

@@ -13,7 +13,8 @@ import { openStage, type Stage, type Undo } from "./stage.ts";
 import { play } from "./story.ts";
 import { drained, verdict } from "./verdict.ts";
 
-const paceMs = 8_000;
+/** All orders are placed within about 8 s, fewer sooner, so that the accidents meet some. */
+const paceOf = (orders: number) => Math.min(8_000, Math.max(3_000, orders * 4));
 const repeatEvery = 20;
 
 async function run(options: DemoOptions, screen: Screen, undo: Undo): Promise<number> {
@@ -25,7 +26,7 @@ async function run(options: DemoOptions, screen: Screen, undo: Undo): Promise<nu
   screen.say(`  ready after ${seconds()} s`);
   const shop = new Shop(stage.setting, {
     orders: options.messages,
-    durationMs: paceMs,
+    durationMs: paceOf(options.messages),
     repeatEvery: options.break === "dedupe" ? repeatEvery : 0,
   });
   undo.push(() => shop.close());

@@ -13,7 +13,7 @@ import { stepLog } from "../../test/fixtures/step-log.ts";
  */
 export type Accident = "kill" | "freeze";
 
-/** Tells a worker to have its accident at the next chunk. */
+/** Tells a worker to have its accident at the next chunk; it answers with the step `told`. */
 export const accidentSignal = "SIGUSR2";
 
 export interface Rig {
@@ -28,6 +28,7 @@ export function rig(planned: Accident | null, breaks: readonly SqlBreak[]): Rig 
   let due: Accident | null = null;
   process.once(accidentSignal, () => {
     due = planned;
+    log("told");
   });
 
   /** The worker does it to itself, so that it happens exactly here and not a few statements later. */

@@ -19,7 +19,7 @@ export function openScreen(out: NodeJS.WriteStream): Screen {
   let progress: (() => string) | undefined;
   let shown = "";
   let timer: NodeJS.Timeout | undefined;
-  const fitting = (line: string) => line.slice(0, Math.max(20, (out.columns ?? 80) - 1));
+  const fitting = (line: string) => line.slice(0, (out.columns || 80) - 1);
   const show = () => {
     if (progress === undefined) return;
     const line = progress();
@@ -29,8 +29,9 @@ export function openScreen(out: NodeJS.WriteStream): Screen {
   };
   return {
     say: (line) => {
-      out.write(terminal ? `${clearLine}${line}\n` : `${line}\n`);
-      if (terminal) show();
+      const over = terminal && progress !== undefined;
+      out.write(over ? `${clearLine}${line}\n` : `${line}\n`);
+      if (over) show();
     },
     follow: (line) => {
       progress = line;

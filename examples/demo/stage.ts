@@ -2,7 +2,7 @@
 // questions asked of them. Takes everything down again.
 
 import { migrate } from "@oncebox/postgres";
-import { type Admin, Kafka, logLevel } from "kafkajs";
+import kafkajs, { type Admin, Kafka, logLevel } from "kafkajs";
 import pg from "pg";
 import type { SqlBreak } from "../../test/fixtures/breaks.ts";
 import { trackPositions } from "../../test/fixtures/history.ts";
@@ -14,8 +14,10 @@ import { type Setting, schema } from "./setting.ts";
 
 export const partitions = 6;
 
-/** Short, so that a dead worker is noticed soon. Brokers elsewhere may not allow less than 6 s. */
-const sessionTimeoutMs = process.env.KAFKA_BROKERS ? 6_000 : 3_000;
+/** Short, so that a dead worker is noticed soon. */
+const sessionTimeoutMs = 3_000;
+/** Kafka's own lower limit, where a broker does not say which it has. */
+const usualSessionMinMs = 6_000;
 
 /** Done in reverse order at the end, however far the beginning came. */
 export type Undo = (() => Promise<unknown>)[];
@@ -31,8 +33,6 @@ export async function openStage(breaks: readonly SqlBreak[], undo: Undo): Promis
   for (const server of starting) undo.push(async () => (await server).stop());
   const [{ url: databaseUrl }, { brokers }] = await Promise.all(starting);
   const topic = uniqueName("orders-placed");
-  const consumer = uniqueName("billing");
-  const setting = { databaseUrl, brokers, topic, consumer, sessionTimeoutMs, breaks };
 
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 2 });
   undo.push(() => pool.end());
@@ -48,8 +48,26 @@ export async function openStage(breaks: readonly SqlBreak[], undo: Undo): Promis
     waitForLeaders: true,
   });
   undo.push(() => admin.deleteTopics({ topics: [topic] }));
+  const consumer = uniqueName("billing");
   undo.push(() => admin.deleteGroups([consumer]));
+  const session = { sessionTimeoutMs: Math.max(sessionTimeoutMs, await sessionMinMs(admin)) };
+  const setting = { databaseUrl, brokers, topic, consumer, ...session, breaks };
   return { setting, left: () => left(pool, admin, topic) };
+}
+
+async function sessionMinMs(admin: Admin): Promise<number> {
+  const name = "group.min.session.timeout.ms";
+  const { controller } = await admin.describeCluster();
+  const broker = {
+    type: kafkajs.ConfigResourceTypes.BROKER,
+    name: String(controller),
+    configNames: [name],
+  };
+  const found = await admin
+    .describeConfigs({ resources: [broker], includeSynonyms: false })
+    // Not everyone may ask.
+    .catch(() => undefined);
+  return Number(found?.resources[0]?.configEntries[0]?.configValue ?? usualSessionMinMs);
 }
 
 async function left(pool: pg.Pool, admin: Admin, topic: string) {

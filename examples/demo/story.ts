@@ -25,18 +25,21 @@ export async function play(story: Story): Promise<void> {
   say("  orders and their messages commit in one transaction; some are rolled back");
   say("  a relay carries committed messages to Kafka; 3 workers turn them into invoices");
   await shop.placeUntil(0.15);
+  // Told before the orders come that it happens at: there is no later chance.
+  await cast.arm("worker-1");
   await Promise.all([shop.placeUntil(0.5), killOne(story)]);
+  await cast.arm("worker-2");
   await Promise.all([shop.placeUntil(0.9), freezeOne(story)]);
   await shop.placeUntil(1);
 }
 
 async function killOne({ cast, say }: Story): Promise<void> {
-  const accident = await cast.accident("worker-1");
   cast.mayEnd("worker-1");
-  const worker = cast.workers.get("worker-1");
-  const exit = await worker?.exited;
-  if (exit?.signal !== "SIGKILL" || worker === undefined) {
-    throw new DemoFailure(`worker-1 was not killed but ended with ${exit?.code ?? exit?.signal}`);
+  const worker = cast.worker("worker-1");
+  const accident = await worker.waitFor("accident");
+  const { code, signal } = await worker.exited;
+  if (signal !== "SIGKILL") {
+    throw new DemoFailure(`worker-1 was not killed but ended with ${code ?? signal}`);
   }
   const { firstOffset, endOffset } = insideChunk(worker.steps, accident);
   say(
@@ -46,25 +49,22 @@ async function killOne({ cast, say }: Story): Promise<void> {
   say(`  ${heir.name} was handed the same orders again ${heir.seconds} s later`);
   cast.hire("worker-4");
   await cast.until("worker-4 got no partition", () =>
-    (cast.workers.get("worker-4")?.steps ?? []).some(({ step }) => step === "inbox.claimed"),
+    cast.worker("worker-4").steps.some(({ step }) => step === "inbox.claimed"),
   );
   say("  worker-4 has joined in its place");
 }
 
 async function freezeOne({ setting, cast, say }: Story): Promise<void> {
-  const accident = await cast.accident("worker-2");
-  const { firstOffset, endOffset } = insideChunk(cast.workers.get("worker-2")?.steps, accident);
+  const worker = cast.worker("worker-2");
+  const accident = await worker.waitFor("accident");
+  const { firstOffset, endOffset } = insideChunk(worker.steps, accident);
   say(
     `  worker-2 frozen (SIGSTOP) about to open a chunk (${where(accident)}, offsets ${firstOffset} to ${endOffset - 1n})`,
   );
   const heir = await takenOver(cast, "worker-2", accident, endOffset);
   say(`  ${heir.name} has committed these orders after ${heir.seconds} s; worker-2 wakes up`);
-  const worker = cast.workers.get("worker-2");
-  worker?.kill("SIGCONT");
-  const after = () => {
-    const steps = worker?.steps ?? [];
-    return steps.slice(steps.indexOf(accident) + 1);
-  };
+  worker.kill("SIGCONT");
+  const after = () => worker.steps.slice(worker.steps.indexOf(accident) + 1);
   await cast.until("worker-2 did not go on", () => after().some(ofChunk(accident)));
   const [woken, outcome] = [after()[0], after().find(ofChunk(accident))];
   const pauseMs = (woken?.at ?? 0) - accident.at;
@@ -83,7 +83,7 @@ async function freezeOne({ setting, cast, say }: Story): Promise<void> {
 }
 
 /** The chunk that an accident happened in. Throws where none was open. */
-function insideChunk(steps: readonly Step[] = [], accident: Step) {
+function insideChunk(steps: readonly Step[], accident: Step) {
   const before = steps.slice(0, steps.indexOf(accident)).filter(ofPartition(accident));
   const opening = before.findLastIndex(({ step }) => step === "inbox.chunk-opening");
   const since = before.slice(opening + 1).map(({ step }) => step);

@@ -19,6 +19,23 @@ export interface PostgresVariant {
   readonly wrap?: (storage: Storage<ClientBase>, context: PostgresUnderTest) => Storage<ClientBase>;
 }
 
+/** Migrated and empty, left by contexts that were closed: making one takes longer than most cases. */
+const freeSchemas = new Map<string, string[]>();
+
+const tables = [
+  ...["effects", "inbox_messages", "inbox_partitions", "consumers", "sources"],
+  ...["outbox_messages", "outbox_relays"],
+];
+
+/** Back to what a migration leaves. Waits for transactions that still hold rows. */
+function emptied(schema: string): string {
+  const lanes = "token = NULL, owner = NULL, leased_until = NULL, floor = 0";
+  return [
+    ...tables.map((table) => `DELETE FROM ${schema}.${table}`),
+    `UPDATE ${schema}.outbox_lanes SET ${lanes}`,
+  ].join("; ");
+}
+
 /**
  * Makes a context in a database that the caller drops; `close` ends it by force, whatever a failed
  * case left open.
@@ -28,6 +45,7 @@ export async function postgresUnderTest(
   { pipeline, rewrite, wrap = (storage) => storage }: PostgresVariant,
 ): Promise<PostgresUnderTest & { readonly close: () => Promise<void> }> {
   const name = uniqueName("conformance");
+  const schema = freeSchemas.get(databaseUrl)?.pop() ?? uniqueName("oncebox");
   const url = new URL(databaseUrl);
   const proxy = await startProxy(Number(url.port), url.hostname);
   const throughProxy = new URL(url);
@@ -49,12 +67,12 @@ export async function postgresUnderTest(
     if (rewrite !== undefined) made.on("connect", (client) => rewriteOn(client, rewrite));
     return made;
   };
-  const storageOn = (config: PoolConfig, schema = name) =>
-    wrap(postgresStorage({ pool: testedPool(config), schema }), context);
+  const storageOn = (config: PoolConfig, on = schema) =>
+    wrap(postgresStorage({ pool: testedPool(config), schema: on }), context);
   const own = pool();
   const admin = pool({ application_name: `${name} admin` });
-  await migrate(own, { schema: name });
-  await own.query(`CREATE TABLE ${name}.effects (text text NOT NULL)`);
+  await migrate(own, { schema });
+  await own.query(`CREATE TABLE IF NOT EXISTS ${schema}.effects (text text NOT NULL)`);
   const context: PostgresUnderTest & { readonly close: () => Promise<void> } = {
     ...faultsOf(admin, proxy),
     // Through the proxy, so that its commits can be cut.
@@ -69,9 +87,9 @@ export async function postgresUnderTest(
       const end = (how: string) => () => tx.query(how).finally(() => tx.release());
       return { tx, commit: end("COMMIT"), rollback: end("ROLLBACK") };
     },
-    insertEffect: (tx, text) => tx.query(`INSERT INTO ${name}.effects VALUES ($1)`, [text]),
+    insertEffect: (tx, text) => tx.query(`INSERT INTO ${schema}.effects VALUES ($1)`, [text]),
     effects: async () => {
-      const { rows } = await admin.query<{ text: string }>(`SELECT text FROM ${name}.effects`);
+      const { rows } = await admin.query<{ text: string }>(`SELECT text FROM ${schema}.effects`);
       return rows.map((row) => row.text);
     },
     openTransactions: async () => {
@@ -83,8 +101,8 @@ export async function postgresUnderTest(
       return rows[0]?.count ?? 0;
     },
     emptyPlace: async () => {
-      const schema = uniqueName("empty");
-      return placeOf(own, schema, () => testedPool({ max: 1 }), storageOn({}, schema));
+      const empty = uniqueName("empty");
+      return placeOf(own, empty, () => testedPool({ max: 1 }), storageOn({}, empty));
     },
     close: async () => {
       await admin.query(
@@ -92,7 +110,9 @@ export async function postgresUnderTest(
         [name],
       );
       await proxy.close();
+      await admin.query(emptied(schema));
       await admin.end();
+      freeSchemas.set(databaseUrl, [...(freeSchemas.get(databaseUrl) ?? []), schema]);
       // Clients that a failed case has not given back would make these wait for ever.
       for (const each of pools) if (!each.ended && !each.ending) each.end().catch(() => {});
     },

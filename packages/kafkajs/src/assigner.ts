@@ -10,7 +10,7 @@ import type { KafkaCluster } from "./kafkajs-client.ts";
 export const assignerName = "oncebox-round-robin";
 const version = 1;
 
-export interface Subscriber {
+interface Subscriber {
   readonly memberId: string;
   readonly topics: readonly string[];
 }

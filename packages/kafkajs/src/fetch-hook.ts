@@ -17,6 +17,7 @@
 import {
   type ConsumerCallbacks,
   type LogBounds,
+  OnceboxError,
   systemClock,
   type TopicPartition,
 } from "@oncebox/core";
@@ -29,7 +30,7 @@ import {
 } from "./kafkajs-client.ts";
 import { isBug, kafkaCode } from "./kafkajs-errors.ts";
 import { type AbortedTransaction, decodeRecords } from "./record-batch.ts";
-import { Reader } from "./wire.ts";
+import { MalformedBytesError, Reader } from "./wire.ts";
 
 /** What this member owns between two joins. */
 export interface Assignment {
@@ -37,7 +38,7 @@ export interface Assignment {
   readonly has: (topic: string, partition: number) => boolean;
 }
 
-export interface FetchHookOptions {
+interface FetchHookOptions {
   readonly callbacks: Pick<ConsumerCallbacks, "position" | "deliver" | "displaced">;
   /** The current one; null before the first join and when the consumer stops. */
   readonly assignment: () => Assignment | null;
@@ -72,6 +73,7 @@ export class FetchHook {
     request: FetchRequest,
     send: (node: KafkaNode, request: FetchRequest) => Promise<unknown>,
   ): Promise<{ responses: readonly never[] }> {
+    let phase: "asking" | "sending" | "taking" = "asking";
     try {
       const assignment = this.#options.assignment();
       const plan = assignment === null ? null : await this.#waitForPlan(assignment, request);
@@ -79,12 +81,16 @@ export class FetchHook {
         await pause(assignment === null ? request.maxWaitTime : 0);
         return nothing;
       }
+      phase = "sending";
       const answer = (await send(withOwnDecoding(node), plan.request)) as FetchAnswer;
+      phase = "taking";
       const failed = await this.#take(node, assignment, plan.positions, answer);
       if (failed !== null) await answer.raise(failed);
     } catch (error) {
-      // Kafka's and the network's errors are kafkajs' to recover from: it knows them by name.
-      if (!isBug(error) && isOfKafkajs(error)) throw error;
+      // Kafka's and the network's errors are kafkajs' to recover from. Bytes that do not decode and
+      // bugs would come again for ever.
+      if (phase === "sending" && !isOurs(error)) throw error;
+      if (phase === "taking" && isOfKafkajs(error)) throw error;
       this.#options.fail(error);
       await pause(request.maxWaitTime);
     }
@@ -196,7 +202,7 @@ interface Plan {
   readonly positions: ReadonlyMap<string, bigint>;
 }
 
-export interface FetchedPartition extends TopicPartition {
+interface FetchedPartition extends TopicPartition {
   readonly errorCode: number;
   readonly highWatermark: bigint;
   readonly lastStableOffset: bigint;
@@ -241,7 +247,7 @@ function asKafkajs({ topic, partition, errorCode }: FetchedPartition): never {
 }
 
 /** The answer to a Fetch of version 11. */
-export function decodeFetch(bytes: Buffer): Omit<FetchAnswer, "raise"> {
+function decodeFetch(bytes: Buffer): Omit<FetchAnswer, "raise"> {
   const reader = new Reader(bytes);
   const throttleMs = reader.int32();
   reader.int16(); // an error of the fetch session; there is none, as kafkajs uses no sessions
@@ -308,6 +314,11 @@ function keyOf({ topic, partition }: TopicPartition): string {
 function isOfKafkajs(error: unknown): boolean {
   const name = (error as { name?: unknown }).name;
   return typeof name === "string" && name.startsWith("KafkaJS");
+}
+
+/** Also what our own decoding throws inside of kafkajs' request. */
+function isOurs(error: unknown): boolean {
+  return isBug(error) || error instanceof MalformedBytesError || error instanceof OnceboxError;
 }
 
 async function pause(ms: number): Promise<void> {

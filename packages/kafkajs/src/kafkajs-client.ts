@@ -123,7 +123,7 @@ export interface KafkaCluster {
 }
 
 /** What the maker of a client wants to see of its requests. */
-export interface ClientHooks {
+interface ClientHooks {
   readonly assigner: (cluster: KafkaCluster) => Assigner;
   readonly fetch?: (
     node: KafkaNode,
@@ -183,7 +183,7 @@ export function openClient(
 }
 
 /** Throws where something is missing that we use. */
-export function checkedCluster(given: unknown): KafkaCluster {
+function checkedCluster(given: unknown): KafkaCluster {
   const cluster = given as KafkaCluster;
   const used: (keyof KafkaCluster)[] = [
     "connect",

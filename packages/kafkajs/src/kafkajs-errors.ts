@@ -21,7 +21,7 @@ export const kafkaCode = {
 } as const;
 
 /** What a code means for the records it was given for. */
-export type ProduceVerdict = "stored" | "message" | "topic" | "missing-topic" | "unknown";
+type ProduceVerdict = "stored" | "message" | "topic" | "missing-topic" | "unknown";
 
 const messageCodes: ReadonlySet<number> = new Set([
   kafkaCode.corruptMessage,

@@ -15,7 +15,7 @@ export interface ProduceBatch {
 }
 
 /** Kafka's code per partition, by `topic/partition`; one that is not listed was not answered. */
-export type ProduceAnswer = ReadonlyMap<string, number>;
+type ProduceAnswer = ReadonlyMap<string, number>;
 
 const produceKey = 0;
 const produceVersion = 7;
@@ -60,7 +60,7 @@ interface Answer {
 }
 
 /** Topics in the order of their first batch; a partition at most once. */
-export function encodeProduce(
+function encodeProduce(
   batches: readonly ProduceBatch[],
   timestamp: bigint,
   timeoutMs: number,

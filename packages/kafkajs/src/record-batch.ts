@@ -14,7 +14,7 @@ export interface AbortedTransaction {
   readonly firstOffset: bigint;
 }
 
-export interface DecodedRecords {
+interface DecodedRecords {
   readonly records: BrokerRecord[];
   /** First offset behind the last whole batch, markers and holes included; null where there is none. */
   readonly endOffset: bigint | null;

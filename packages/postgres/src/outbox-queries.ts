@@ -70,7 +70,6 @@ export interface OutboxQueries {
     pending: readonly bigint[],
   ) => Statement;
   readonly settle: (leases: readonly LeaseFloor[], published: readonly OutboxRow[]) => Statement;
-  readonly notify: (channel: string, payload: string) => Statement;
 }
 
 export function outboxQueries(schema: string): OutboxQueries {
@@ -94,8 +93,6 @@ function writeQueries(own: string) {
       AS r (lane, message_id, topic, key, value, header_names, header_values, place)
     ORDER BY place`,
   );
-  // Locks the queue of notifications while it commits: never inside a transaction of the business.
-  const notify = define("notify", "SELECT pg_notify($1, $2)");
   return {
     enqueue: (rows) =>
       enqueue(
@@ -108,8 +105,16 @@ function writeQueries(own: string) {
         headerArray(rows, (headers) => textArray(headers.map(([name]) => name))),
         headerArray(rows, (headers) => bytesArray(headers.map(([, value]) => value))),
       ),
-    notify: (channel, payload) => notify(channel, payload),
   } satisfies Partial<OutboxQueries>;
+}
+
+/**
+ * Plain text, of several statements in one message; channel and payload are ours. Takes a lock of
+ * the whole database while it commits: never inside a transaction of the business. It would wait for
+ * the disk as any commit does; a wake-up that a crash loses is worth nothing afterwards.
+ */
+export function notifyScript(channel: string, payload: string): string {
+  return `/* oncebox_notify */ BEGIN; SET LOCAL synchronous_commit = off; NOTIFY ${quoted(channel)}, '${payload}'; COMMIT`;
 }
 
 function headerArray(

@@ -95,7 +95,6 @@ export function postgresStorage(options: PostgresStorageOptions): Storage<Client
   const outbox = outboxQueries(schema);
   const wake = createWake({
     connections: parts.connections,
-    queries: outbox,
     channel: `oncebox_${schema}`.slice(0, 63),
   });
   // An idle connection that dies is no news: the next one to be used says whether the database is

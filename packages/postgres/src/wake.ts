@@ -8,14 +8,14 @@
 import { randomUUID } from "node:crypto";
 import type { Wake } from "@oncebox/core";
 import type { Connection, Connections } from "./connections.ts";
-import type { OutboxQueries } from "./outbox-queries.ts";
+import { notifyScript } from "./outbox-queries.ts";
 import { quoted } from "./queries.ts";
 
 type Kind = "send" | "expect";
 type Listener = Parameters<Wake["listen"]>[0];
 
 /** Shortest time between two messages: under load relays look by themselves. */
-const notifyEveryMs = 5;
+const notifyEveryMs = 20;
 /** A relay that was told to expect rows looks often for longer than this. */
 const expectEveryMs = 500;
 const reconnectMs = { first: 100, most: 5_000 };
@@ -24,7 +24,6 @@ const poolSizeMin = 3;
 
 export interface WakeOptions {
   readonly connections: Connections;
-  readonly queries: OutboxQueries;
   readonly channel: string;
 }
 
@@ -70,7 +69,7 @@ export function createWake(options: WakeOptions): Wake & { readonly close: () =>
   };
 }
 
-function createNotifier({ connections, queries, channel }: WakeOptions, instance: string) {
+function createNotifier({ connections, channel }: WakeOptions, instance: string) {
   let wanted: Kind | null = null;
   let running = false;
   let closed = false;
@@ -82,7 +81,7 @@ function createNotifier({ connections, queries, channel }: WakeOptions, instance
       wanted = null;
       try {
         await connections.with("wake-up of relays", (connection) =>
-          connection.run(queries.notify(channel, `${kind}:${instance}`)),
+          connection.script(notifyScript(channel, `${kind}:${instance}`)),
         );
       } catch {
         // Lost; the poll finds the rows.

@@ -508,6 +508,6 @@ it("keeps first occurrences in order per key and loses nothing, whatever happens
       }
     }
   });
-  fc.assert(property, { numRuns: 2_000 });
+  fc.assert(property, { numRuns: 500 });
   expect(sent).toBeGreaterThan(1_000);
 }, 60_000);

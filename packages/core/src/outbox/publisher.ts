@@ -37,6 +37,12 @@ const partitionsForMs = 15_000;
 /** How much longer, when it could not be read again: leaders move, the number stays. */
 const partitionsAgainMs = 1_000;
 
+/** How long sending waits for the number of partitions of a topic, known already or not. */
+const askAgainMs = 50;
+const askNewMs = 1_000;
+
+type PartitionsAnswer = { readonly count: number } | { readonly error: unknown };
+
 export function createPublisher(context: PublisherContext): Publisher {
   return new BacklogPublisher(context);
 }
@@ -44,6 +50,8 @@ export function createPublisher(context: PublisherContext): Publisher {
 class BacklogPublisher implements Publisher {
   readonly #context: PublisherContext;
   readonly #partitions = new Map<string, { readonly count: number; readonly until: number }>();
+  /** Questions on their way, and answers that came too late to be used. */
+  readonly #asking = new Map<string, Promise<PartitionsAnswer>>();
   #producer: BrokerProducer | null = null;
 
   constructor(context: PublisherContext) {
@@ -102,24 +110,41 @@ class BacklogPublisher implements Publisher {
   }
 
   async #learn(topic: string, now: number): Promise<void> {
-    const { backlog, broker, clock } = this.#context;
+    const { backlog, clock } = this.#context;
     const known = this.#partitions.get(topic);
-    try {
-      const count = await broker.partitions(topic);
-      this.#partitions.set(topic, { count, until: now + partitionsForMs });
-      if (known?.count !== count) backlog.repartitioned(topic);
-    } catch (error) {
-      const refused = error instanceof BrokerError && isRefusal(error);
-      if (known !== undefined && !refused) {
-        this.#partitions.set(topic, { ...known, until: now + partitionsAgainMs });
-        return this.#trouble(partitionsAgainMs, error);
-      }
-      this.#partitions.delete(topic);
-      const pause = (attempt: number) => pauseMs(clock, attempt);
-      const blocked = backlog.blockTopic(topic, error, clock.now(), pause);
-      if (refused) for (const one of blocked) this.#tell(one);
-      else this.#trouble(Math.max(0, ...blocked.map((one) => one.waitMs)), error);
+    const answer = await this.#ask(topic, known === undefined ? askNewMs : askAgainMs);
+    if (answer !== null && "count" in answer) {
+      this.#partitions.set(topic, { count: answer.count, until: now + partitionsForMs });
+      if (known?.count !== answer.count) backlog.repartitioned(topic);
+      return;
     }
+    const error = answer?.error ?? noAnswer(topic);
+    const refused = error instanceof BrokerError && isRefusal(error);
+    if (known !== undefined && !refused) {
+      this.#partitions.set(topic, { ...known, until: now + partitionsAgainMs });
+      if (answer !== null) this.#trouble(partitionsAgainMs, error);
+      return;
+    }
+    this.#partitions.delete(topic);
+    const pause = (attempt: number) => pauseMs(clock, attempt);
+    const blocked = backlog.blockTopic(topic, error, clock.now(), pause);
+    if (refused) for (const one of blocked) this.#tell(one);
+    else this.#trouble(Math.max(0, ...blocked.map((one) => one.waitMs)), error);
+  }
+
+  /** Null where the answer takes too long: other topics do not wait for it, and it is kept. */
+  async #ask(topic: string, withinMs: number): Promise<PartitionsAnswer | null> {
+    let asking = this.#asking.get(topic);
+    if (asking === undefined) {
+      asking = askedPartitions(this.#context.broker, topic);
+      this.#asking.set(topic, asking);
+    }
+    const enough = new AbortController();
+    const late = this.#context.clock.sleep(withinMs, enough.signal).then(() => null);
+    const answer = await Promise.race([asking, late]);
+    enough.abort();
+    if (answer !== null) this.#asking.delete(topic);
+    return answer;
   }
 
   #tell({ scope, ...blocked }: Blocked): void {
@@ -132,6 +157,19 @@ class BacklogPublisher implements Publisher {
     const { relay, observe } = this.#context;
     observe({ type: "outbox.trouble", relay, step: "publish", waitMs, error });
   }
+}
+
+async function askedPartitions(broker: Broker, topic: string): Promise<PartitionsAnswer> {
+  try {
+    return { count: await broker.partitions(topic) };
+  } catch (error) {
+    return { error };
+  }
+}
+
+function noAnswer(topic: string): BrokerError {
+  const message = `the number of partitions of ${topic} is not known within ${askNewMs} ms`;
+  return new BrokerError("broker-unavailable", message, { retryable: true, details: { topic } });
 }
 
 async function published(

@@ -294,7 +294,7 @@ async function overlapping<Tx>(context: StorageUnderTest<Tx>): Promise<void> {
 }
 
 const writers = 6;
-const transactionsEach = 30;
+const transactionsEach = 20;
 
 /**
  * Writers hold their transactions open over other writers' commits, so positions commit out of

@@ -17,7 +17,7 @@ import type { StorageUnderTest } from "./storage-under-test.ts";
 
 /** Enough for two statements to meet in the middle, in every run. */
 const idsPerStatement = 40;
-const deadlockRounds = 40;
+const deadlockRounds = 25;
 
 const inChunks: readonly StorageCase[] = [
   {

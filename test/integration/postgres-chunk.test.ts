@@ -1,0 +1,319 @@
+/** Claims and chunks of the Postgres storage: fence, ids, position, and how a chunk ends. */
+import type { ChunkTransaction } from "@oncebox/core";
+import type { ClientBase } from "pg";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { TestDatabase } from "../fixtures/databases.ts";
+import { testDatabase } from "../fixtures/servers.ts";
+import { claimOf, idOf, place, recordAt } from "./postgres-place.ts";
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await testDatabase();
+});
+afterAll(() => database.drop());
+
+describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
+  const here = (storage = {}) => place(database, { pool: { pipeline }, storage });
+  type Chunk = ChunkTransaction<ClientBase>;
+  const apply = async (of: Awaited<ReturnType<typeof here>>, chunk: Chunk, text: string) => {
+    const { tx, end } = chunk.handle();
+    await of.insert(tx, text);
+    end();
+  };
+
+  it("says what it found", async () => {
+    const { storage } = await here({ idleInTransactionTimeoutMs: null });
+    expect(await storage.check()).toEqual({
+      pipelined: pipeline,
+      poolSize: 5,
+      idleInTransactionTimeoutMs: null,
+    });
+  });
+
+  it("commits ids, effects and position together", async () => {
+    const p = await here();
+    const claim = await p.claimed();
+    const chunk = await p.storage.open(claim, [recordAt(0), recordAt(1, { id: null })]);
+    expect([chunk.nextOffset, chunk.recorded]).toEqual([0n, ["new", "new"]]);
+    await apply(p, chunk, "a");
+    expect([await p.effects(), await p.nextOffset()]).toEqual([[], 0n]);
+    await chunk.commit(7n);
+    expect([await p.effects(), await p.nextOffset()]).toEqual([["a"], 7n]);
+  });
+
+  it("rolls all of it back", async () => {
+    const p = await here();
+    const claim = await p.claimed();
+    const chunk = await p.storage.open(claim, [recordAt(0)]);
+    await apply(p, chunk, "a");
+    expect(await chunk.rollback()).toBe(true);
+    expect(await chunk.rollback()).toBe(true);
+    await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "transaction-finished" });
+    const again = await p.storage.open(claim, [recordAt(0)]);
+    expect([again.nextOffset, again.recorded]).toEqual([0n, ["new"]]);
+    await again.rollback();
+    expect(await p.effects()).toEqual([]);
+  });
+
+  it("tells duplicates, conflicts and what is done apart", async () => {
+    const p = await here();
+    const claim = await p.claimed();
+    const first = await p.storage.open(claim, [0, 1, 2].map((offset) => recordAt(offset)));
+    await first.commit(3n);
+    const records = [
+      recordAt(2),
+      recordAt(3, { id: idOf(0) }),
+      recordAt(4, { id: idOf(1), checksum: 2 }),
+      recordAt(5, { id: idOf(1), source: "another" }),
+      recordAt(6),
+      recordAt(7, { id: idOf(6) }),
+      recordAt(8, { id: idOf(6), checksum: -5 }),
+      recordAt(9, { id: null }),
+      recordAt(1, { id: null }),
+    ];
+    const chunk = await p.storage.open(claim, records);
+    expect(chunk.recorded).toEqual([
+      ...["done", "duplicate", "conflict", "new", "new", "duplicate", "conflict", "new", "done"],
+    ]);
+    await chunk.rollback();
+  });
+
+  it("keeps offsets, sources and topics exact beyond the usual", async () => {
+    const p = await here();
+    const big = 2n ** 62n;
+    const start = new Map([[2 ** 31 - 1, big]]);
+    const topic = 'a\\b"c';
+    const [consumer, groupId] = ["c", "g"];
+    await p.storage.registerTopic({ consumer, groupId, topic, start, added: new Map() });
+    const ref = { consumer, topic, partition: 2 ** 31 - 1, owner: "o'x" };
+    const claim = await p.storage.claim(ref, 1_000);
+    if (claim === null) throw new Error("not registered");
+    const sources = ["a\0b", "a\\0b", "a\\\\0b", "{,}", "NULL", " "];
+    const records = sources.map((source, index) =>
+      recordAt(0, { source, offset: big + BigInt(index), id: idOf(1), timestamp: -1n }),
+    );
+    const chunk = await p.storage.open(claim, records);
+    expect(chunk.nextOffset).toBe(big);
+    expect(chunk.recorded).toEqual(sources.map(() => "new"));
+    await chunk.commit(big + 9n);
+    const again = await p.storage.claim(ref, 1_000);
+    expect(again).toMatchObject({ nextOffset: big + 9n, epoch: 2n });
+  });
+
+  it("fences an old claim at open, and a chunk that it still had open", async () => {
+    const p = await here();
+    const old = await p.claimed();
+    const claim = await claimOf(p.storage);
+    expect(claim).toMatchObject({ epoch: old.epoch + 1n, incarnation: old.incarnation });
+    expect(claim.token).not.toBe(old.token);
+    await expect(p.storage.open(old, [recordAt(0)])).rejects.toMatchObject({ code: "claim-lost" });
+    const unknown = { ...claim, consumer: "nobody" };
+    await expect(p.storage.open(unknown, [])).rejects.toMatchObject({ code: "claim-lost" });
+
+    const chunk = await p.storage.open(claim, [recordAt(0)]);
+    await apply(p, chunk, "a");
+    // As if the lock had not held: the row is changed under it by the transaction's own handler.
+    const { tx } = chunk.handle();
+    await tx.query(`UPDATE ${p.schema}.inbox_partitions SET token = gen_random_uuid()`);
+    await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "claim-lost" });
+    expect([await p.effects(), await p.nextOffset()]).toEqual([[], 0n]);
+  });
+
+  it("does not move a position that is not where it was", async () => {
+    const p = await here();
+    const chunk = await p.storage.open(await p.claimed(), []);
+    const { tx } = chunk.handle();
+    await tx.query(`UPDATE ${p.schema}.inbox_partitions SET next_offset = 5`);
+    await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "claim-lost" });
+    expect(await p.nextOffset()).toBe(0n);
+  });
+
+  it("waits for the chunk of the previous holder, and says who keeps it waiting", async () => {
+    const p = await here();
+    const claim = await p.claimed();
+    const chunk = await p.storage.open(claim, [recordAt(0)]);
+    const { rows } = await chunk.handle().tx.query<{ pid: number }>("SELECT pg_backend_pid() AS pid");
+    await expect(claimOf(p.storage, 0, 50)).rejects.toMatchObject({
+      code: "claim-timeout",
+      retryable: true,
+      details: { blockingPid: rows[0]?.pid, blockingState: "idle in transaction" },
+    });
+    await expect(claimOf(p.storage, 0, 0)).rejects.toMatchObject({ code: "claim-timeout" });
+    const next = claimOf(p.storage);
+    await chunk.commit(4n);
+    expect(await next).toMatchObject({ nextOffset: 4n });
+    await expect(p.storage.open(claim, [])).rejects.toMatchObject({ code: "claim-lost" });
+  });
+
+  it("gives each of many claims another token and epoch", async () => {
+    const p = await here();
+    await p.claimed();
+    const claims = await Promise.all(Array.from({ length: 12 }, () => claimOf(p.storage)));
+    expect(new Set(claims.map((claim) => claim.token)).size).toBe(12);
+    expect(claims.map((claim) => Number(claim.epoch)).sort((a, b) => a - b)).toEqual(
+      Array.from({ length: 12 }, (_, index) => index + 2),
+    );
+  });
+
+  it("records one id once, whatever the number of partitions that bring it", async () => {
+    const p = await here();
+    const claims = [];
+    for (const partition of [0, 1, 2, 3]) claims.push(await p.claimed(partition));
+    // Opposite orders: unsorted inserts would deadlock.
+    const offsets = Array.from({ length: 200 }, (_, index) => index);
+    const outcomes = await Promise.all(
+      claims.map(async (claim, index) => {
+        const ids = index % 2 === 0 ? offsets : [...offsets].reverse();
+        const records = offsets.map((offset, at) => recordAt(offset, { id: idOf(ids[at] ?? 0) }));
+        const chunk = await p.storage.open(claim, records);
+        await chunk.commit(200n);
+        return chunk.recorded;
+      }),
+    );
+    const counts = (what: string) => outcomes.flat().filter((outcome) => outcome === what).length;
+    expect([counts("new"), counts("duplicate")]).toEqual([200, 600]);
+  });
+
+  it("ends a transaction that idles too long, and frees its partition", async () => {
+    const p = await here({ idleInTransactionTimeoutMs: 100 });
+    const claim = await p.claimed();
+    const chunk = await p.storage.open(claim, [recordAt(0)]);
+    await apply(p, chunk, "a");
+    await claimOf(p.storage);
+    const error = await chunk.commit(1n).catch((reason: unknown) => reason);
+    expect(p.storage.trouble(error)).not.toBeNull();
+    expect(await p.effects()).toEqual([]);
+  });
+
+  it("destroys at once, whatever runs, and frees the partition", async () => {
+    const p = await here();
+    const chunk = await p.storage.open(await p.claimed(), [recordAt(0)]);
+    const { tx } = chunk.handle();
+    const hanging = tx.query("SELECT pg_sleep(60)").catch((error: unknown) => error);
+    chunk.destroy();
+    expect(p.storage.trouble(await hanging)).toBe("global");
+    expect(await chunk.rollback()).toBe(false);
+    // Well before the sleep, and before any time-out: the backend itself was ended.
+    await claimOf(p.storage, 0, 10_000);
+    await expect(tx.query("SELECT 1")).rejects.toMatchObject({ code: "transaction-finished" });
+  });
+
+  it("survives the death of a connection that is checked out", async () => {
+    const p = await here();
+    const claim = await p.claimed();
+    const chunk = await p.storage.open(claim, [recordAt(0)]);
+    const { rows } = await chunk.handle().tx.query<{ pid: number }>("SELECT pg_backend_pid() AS pid");
+    await p.admin.query("SELECT pg_terminate_backend($1)", [rows[0]?.pid]);
+    const lost = await chunk.handle().tx.query("SELECT 1").catch((error: unknown) => error);
+    expect(p.storage.trouble(lost)).toBe("global");
+    expect(await chunk.rollback()).toBe(false);
+    const again = await p.storage.open(claim, [recordAt(0)]);
+    await again.commit(1n);
+  });
+
+  it("survives the death of idle connections, though nobody listens to the pool", async () => {
+    const p = await here();
+    p.pool.removeAllListeners("error");
+    const { storage } = p;
+    // Of the two listeners that were there one was the storage's own: a new storage brings it back.
+    const another = (await import("@oncebox/postgres")).postgresStorage({
+      pool: p.pool,
+      schema: p.schema,
+    });
+    await storage.check();
+    const removed = new Promise((resolve) => p.pool.once("remove", resolve));
+    await p.admin.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+       WHERE datname = current_database() AND state = 'idle' AND pid <> pg_backend_pid()
+         AND query LIKE '%pg_get_serial_sequence%'`,
+    );
+    await removed;
+    await another.check();
+    await another.close();
+  });
+});
+
+describe("topics", () => {
+  it("are registered once, whole, and under one group", async () => {
+    const p = await place(database);
+    const start = new Map([
+      [0, 5n],
+      [1, 6n],
+    ]);
+    const more = new Map([...start, [2, 0n]]);
+    const both = { consumer: "c", groupId: "g", topic: "t" };
+    await Promise.all(
+      Array.from({ length: 5 }, () =>
+        p.storage.registerTopic({ ...both, start, added: new Map([[0, 99n]]) }),
+      ),
+    );
+    await p.storage.registerTopic({ ...both, start: new Map([[7, 0n]]), added: more });
+    const { rows } = await p.admin.query(
+      `SELECT partition, next_offset FROM ${p.schema}.inbox_partitions ORDER BY partition`,
+    );
+    expect(rows).toEqual([
+      { partition: 0, next_offset: "5" },
+      { partition: 1, next_offset: "6" },
+      { partition: 2, next_offset: "0" },
+    ]);
+    await expect(
+      p.storage.registerTopic({ ...both, groupId: "other", start, added: start }),
+    ).rejects.toMatchObject({ code: "group-mismatch" });
+    const unknown = { consumer: "c", topic: "t", partition: 9, owner: "o" };
+    expect(await p.storage.claim(unknown, 1_000)).toBeNull();
+  });
+});
+
+describe("ids recorded in a caller's transaction", () => {
+  it("are new once, in whichever transaction commits first", async () => {
+    const p = await place(database);
+    const ids = [
+      { source: "s", id: idOf(1), checksum: 1 },
+      { source: "s", id: idOf(2), checksum: null },
+      { source: "s", id: idOf(1), checksum: 2 },
+      { source: "s\0", id: idOf(1), checksum: 1 },
+    ];
+    const first = await p.storage.transaction((tx) => p.storage.recordIds(tx, "hook", ids));
+    expect(first).toEqual(["new", "new", "conflict", "new"]);
+    const second = await p.storage.transaction((tx) => p.storage.recordIds(tx, "hook", ids));
+    expect(second).toEqual(["duplicate", "duplicate", "conflict", "duplicate"]);
+    const other = await p.storage.transaction((tx) => p.storage.recordIds(tx, "another", ids));
+    expect(other).toEqual(first);
+  });
+
+  it("are free again after a rollback, names and all", async () => {
+    const p = await place(database);
+    const ids = [{ source: "s", id: idOf(1), checksum: 1 }];
+    const failing = p.storage.transaction(async (tx) => {
+      await p.storage.recordIds(tx, "hook", ids);
+      throw new Error("mine");
+    });
+    await expect(failing).rejects.toThrow("mine");
+    const again = await p.storage.transaction((tx) => p.storage.recordIds(tx, "hook", ids));
+    expect(again).toEqual(["new"]);
+  });
+
+  it("wait for another transaction that records the same", async () => {
+    const p = await place(database);
+    const ids = [{ source: "s", id: idOf(1), checksum: 1 }];
+    await p.storage.transaction((tx) => p.storage.recordIds(tx, "hook", [{ ...ids[0], id: idOf(9) } as never]));
+    let recorded = () => {};
+    const holding = new Promise<void>((resolve) => {
+      recorded = resolve;
+    });
+    let letGo = () => {};
+    const released = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
+    const first = p.storage.transaction(async (tx) => {
+      const outcome = await p.storage.recordIds(tx, "hook", ids);
+      recorded();
+      await released;
+      return outcome;
+    });
+    await holding;
+    const second = p.storage.transaction((tx) => p.storage.recordIds(tx, "hook", ids));
+    letGo();
+    expect([await first, await second]).toEqual([["new"], ["duplicate"]]);
+  });
+});
