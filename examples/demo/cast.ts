@@ -59,7 +59,9 @@ export class Cast {
     const deadline = performance.now() + timeoutMs;
     while (!condition()) {
       this.checkAlive();
-      if (performance.now() > deadline) throw new DemoFailure(`${otherwise} in ${timeoutMs} ms`);
+      if (performance.now() > deadline) {
+        throw new DemoFailure(`${otherwise} in ${timeoutMs} ms\n${this.#lastSteps()}`);
+      }
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   }
@@ -109,6 +111,14 @@ export class Cast {
     const last = steps.findLastIndex(({ step }) => step === "inbox.assigned");
     const claims = steps.slice(last + 1).filter(({ step }) => step === "inbox.claimed");
     return new Set(last < 0 ? [] : claims.map(({ data }) => data?.partition));
+  }
+
+  #lastSteps(): string {
+    const lines = [...this.workers].map(([name, worker]) => {
+      const last = worker.steps.slice(-4).map((step) => `\n    ${JSON.stringify(step)}`);
+      return `  ${name}, last steps:${last.join("")}\n${worker.output()}`;
+    });
+    return lines.join("");
   }
 
   async #kill(): Promise<void> {

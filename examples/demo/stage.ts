@@ -9,6 +9,7 @@ import { trackPositions } from "../../test/fixtures/history.ts";
 import { provideKafka } from "../../test/fixtures/kafka.ts";
 import { uniqueName } from "../../test/fixtures/names.ts";
 import { providePostgres } from "../../test/fixtures/postgres.ts";
+import { createTopic } from "../../test/fixtures/topics.ts";
 import { tables } from "./orders.ts";
 import { type Setting, schema } from "./setting.ts";
 
@@ -43,11 +44,8 @@ export async function openStage(breaks: readonly SqlBreak[], undo: Undo): Promis
   const admin = new Kafka({ brokers, logLevel: logLevel.NOTHING }).admin();
   await admin.connect();
   undo.push(() => admin.disconnect());
-  await admin.createTopics({
-    topics: [{ topic, numPartitions: partitions }],
-    waitForLeaders: true,
-  });
   undo.push(() => admin.deleteTopics({ topics: [topic] }));
+  await createTopic(admin, { topic, numPartitions: partitions });
   const consumer = uniqueName("billing");
   undo.push(() => admin.deleteGroups([consumer]));
   const session = { sessionTimeoutMs: Math.max(sessionTimeoutMs, await sessionMinMs(admin)) };

@@ -4,23 +4,20 @@
 import type { Point } from "./churn-worker.ts";
 import type { Crew, Heard, Member } from "./crew.ts";
 
-/** How many of each. */
-export interface ActCounts {
-  /** SIGKILL with a chunk open: effects written, nothing committed. */
-  readonly killHandling: number;
-  /** SIGKILL with the advance sent and COMMIT not: the chunk is rolled back. */
-  readonly killAdvanced: number;
-  /** SIGKILL with COMMIT sent and its answer unread: the chunk may be committed by a dead worker. */
-  readonly killCommitting: number;
-  /** SIGSTOP with a chunk open, past the session, then SIGCONT. */
-  readonly stopHandling: number;
-  /** The same, about to open a chunk: until another worker has committed those very records. */
-  readonly stopOpening: number;
-}
+/**
+ * `kill`: SIGKILL. `stop`: SIGSTOP past the session, until another worker has the partition, then
+ * SIGCONT. Both while the victim stands at that point of a chunk; `anywhere` is where it happens to
+ * be, even before it has started. `leave`: ends in good order, and another one joins.
+ */
+export type ActName = `kill ${Point}` | `stop ${Point}` | "kill anywhere" | "leave";
 
-export interface Act {
-  readonly kind: "kill" | "stop";
-  readonly point: Point;
+/** How many of each. */
+export type ActCounts = Readonly<Partial<Record<ActName, number>>>;
+
+interface Act {
+  readonly kind: "kill" | "stop" | "leave";
+  /** Null: anywhere. */
+  readonly point: Point | null;
   readonly place: number;
   /** Whether the next act waits until another worker has taken the victim's partition. */
   readonly patient: boolean;
@@ -38,24 +35,19 @@ export function chanceOf(seed: number): () => number {
 }
 
 export function planOf(counts: ActCounts, places: number, chance: () => number): Act[] {
-  const kinds: Pick<Act, "kind" | "point">[] = [
-    ...times(counts.killHandling, { kind: "kill", point: "handling" } as const),
-    ...times(counts.killAdvanced, { kind: "kill", point: "advanced" } as const),
-    ...times(counts.killCommitting, { kind: "kill", point: "committing" } as const),
-    ...times(counts.stopHandling, { kind: "stop", point: "handling" } as const),
-    ...times(counts.stopOpening, { kind: "stop", point: "opening" } as const),
-  ];
-  const drawn = kinds.map((kind) => ({ kind, rank: chance() })).sort((a, b) => a.rank - b.rank);
+  const names = (Object.keys(counts) as ActName[]).flatMap((name) =>
+    Array.from({ length: counts[name] ?? 0 }, () => ({ name, rank: chance() })),
+  );
   let patient = true;
-  return drawn.map(({ kind }) => {
-    // Two in a row overlap at times, never three: somebody has to be left to go on.
-    patient = !patient || chance() < 0.5;
-    return { ...kind, place: Math.floor(chance() * places), patient };
-  });
-}
-
-function times<T>(count: number, thing: T): T[] {
-  return Array.from({ length: count }, () => thing);
+  return names
+    .sort((a, b) => a.rank - b.rank)
+    .map(({ name }) => {
+      const [kind, point = "anywhere"] = name.split(" ") as [Act["kind"], Point | "anywhere"];
+      // Two in a row overlap at times, never three: somebody has to be left to go on.
+      patient = !patient || chance() < 0.5;
+      const place = Math.floor(chance() * places);
+      return { kind, point: point === "anywhere" ? null : point, place, patient };
+    });
 }
 
 export interface Stage {
@@ -75,10 +67,20 @@ interface ChunkStep {
 }
 
 export async function perform(act: Act, stage: Stage): Promise<void> {
+  const { crew, feed } = stage;
+  if (act.point !== null) return atPoint(act, act.point, stage);
+  feed();
+  if (act.kind === "leave") await crew.dismiss(act.place);
+  else await crew.replace(act.place);
+  feed();
+  feed();
+}
+
+async function atPoint(act: Act, point: Point, stage: Stage): Promise<void> {
   const { crew, feed, nudge } = stage;
   const member = crew.member(act.place);
   await claimed(crew, member);
-  const freezing = crew.freeze(member, act.point, nudge);
+  const freezing = crew.freeze(member, point, nudge);
   feed();
   const frozen = await freezing;
   const since = crew.heard.length;
@@ -88,7 +90,7 @@ export async function perform(act: Act, stage: Stage): Promise<void> {
     await crew.replace(act.place);
     if (act.patient) await takenOver(crew, member, chunk, since);
   } else {
-    await stopped(act, stage, member, chunk, since);
+    await stopped(point, stage, member, chunk, since);
   }
   feed();
 }
@@ -104,7 +106,7 @@ async function claimed(crew: Crew, { life }: Member): Promise<void> {
 
 /** Past the session and, where the chunk was not begun, past its end; then it goes on. */
 async function stopped(
-  act: Act,
+  point: Point,
   stage: Stage,
   member: Member,
   chunk: ChunkStep,
@@ -114,12 +116,12 @@ async function stopped(
   const { name } = member.life;
   const overdue = new Promise((resolve) => setTimeout(resolve, sessionTimeoutMs));
   await takenOver(crew, member, chunk, since);
-  if (act.point === "opening") await committedBehind(crew, member, chunk, since);
+  if (point === "opening") await committedBehind(crew, member, chunk, since);
   // By definition of this act. A rebalance that was under way may have moved the partition sooner.
   await overdue;
   const resumed = crew.heard.length;
   member.process.kill("SIGCONT");
-  if (act.point === "opening") {
+  if (point === "opening") {
     await crew.waitFor(`${name} to be told off`, (heard) => endsStale(heard, name, chunk), resumed);
   }
   // Back among the living: kafkajs has noticed, and joined again.

@@ -100,10 +100,9 @@ function observe(event: OnceboxEvent): void {
 
 const broken = new Set<string>();
 const onBroken: OnBroken = (name, what) => {
-  // Once for each statement is enough to know that the break is at work.
-  const key = name === "kafka-first" ? name : `${name} ${what}`;
-  if (broken.has(key)) return;
-  broken.add(key);
+  // Of a statement, once is enough to know that the break is at work.
+  if (name !== "kafka-first" && broken.has(`${name} ${what}`)) return;
+  broken.add(`${name} ${what}`);
   step("broken", { name, what });
 };
 
@@ -146,7 +145,7 @@ process.once("SIGTERM", async () => {
   await broker.close();
   await storage.close();
   await pool.end();
-  step("stopped");
 });
+process.once("exit", () => step("ended"));
 await consumer.start();
 step("started");

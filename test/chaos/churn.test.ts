@@ -36,10 +36,6 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const none = {
-  ...{ killHandling: 0, killAdvanced: 0, killCommitting: 0 },
-  ...{ stopHandling: 0, stopOpening: 0 },
-};
 const whole: Omit<ChurnSettings, "acts"> = {
   ...{ messages: 4_000, repeats: 0 },
   ...{ breaks: [], kafkaFirst: false, pipelined: true },
@@ -67,7 +63,11 @@ it("20,000 messages, each applied once, in order, through kills and stops at the
     ...whole,
     messages: 20_000,
     repeats: 0.02,
-    acts: { killHandling: 8, killAdvanced: 2, killCommitting: 2, stopHandling: 2, stopOpening: 2 },
+    acts: {
+      ...{ "kill handling": 8, "kill advanced": 2, "kill committing": 2, "kill anywhere": 1 },
+      ...{ "stop opening": 2, "stop handling": 1, "stop advanced": 1, "stop committing": 1 },
+      leave: 1,
+    },
   });
   const { report, tally, account } = outcome;
   expectExactlyOnce(outcome);
@@ -89,7 +89,7 @@ describe("one mechanism alone", () => {
       breaks: ["dedupe"],
       // The other path of the storage: each statement awaited, COMMIT sent after the advance's answer.
       pipelined: false,
-      acts: { ...none, killHandling: 1, killCommitting: 1, stopHandling: 1, stopOpening: 1 },
+      acts: { "kill handling": 1, "kill committing": 1, "stop handling": 1, "stop opening": 1 },
     });
     const { tally, account } = outcome;
     expectExactlyOnce(outcome);
@@ -102,7 +102,7 @@ describe("one mechanism alone", () => {
       ...whole,
       repeats: 0.02,
       breaks: ["fence"],
-      acts: { ...none, killHandling: 1, killCommitting: 1, stopHandling: 1, stopOpening: 1 },
+      acts: { "kill handling": 1, "kill committing": 1, "stop handling": 1, "stop opening": 1 },
     });
     const { tally, account } = outcome;
     expectExactlyOnce(outcome);
@@ -117,7 +117,7 @@ describe("controls that must be caught", () => {
     const { report, tally, account } = await outcomeOf("neither", {
       ...whole,
       breaks: ["fence", "dedupe"],
-      acts: { ...none, killHandling: 1, stopOpening: 1 },
+      acts: { "kill handling": 1, "stop opening": 1 },
     });
     expect([...tally.broken].sort(), account).toEqual(["dedupe", "fence"]);
     expect(tally.staleCommits[0]?.applied, account).toBeGreaterThan(0);
@@ -129,7 +129,7 @@ describe("controls that must be caught", () => {
     const { report, tally, account } = await outcomeOf("kafka first", {
       ...whole,
       kafkaFirst: true,
-      acts: { ...none, killHandling: 2 },
+      acts: { "kill handling": 2 },
     });
     expect([...tally.broken], account).toEqual(["kafka-first"]);
     expect(report.found.lost.length, account).toBeGreaterThan(0);
@@ -141,7 +141,7 @@ describe("controls that must be caught", () => {
       ...whole,
       repeats: 0.05,
       breaks: ["dedupe"],
-      acts: { ...none, killHandling: 1 },
+      acts: { "kill handling": 1 },
     });
     expect([...tally.broken], account).toEqual(["dedupe"]);
     expect(report.found.doubled.length, account).toBeGreaterThan(0);

@@ -83,6 +83,12 @@ export class Crew {
     this.#fill(place);
   }
 
+  /** An end in good order, and a new worker in the same place. */
+  async dismiss(place: number): Promise<void> {
+    await this.#leave(this.member(place));
+    this.#fill(place);
+  }
+
   /** The first step, past ones from number `since` included, that fulfils the predicate. */
   waitFor(what: string, fulfils: (heard: Heard) => boolean, since = 0): Promise<Heard> {
     const past = this.heard.slice(since).find(fulfils);
@@ -103,15 +109,7 @@ export class Crew {
 
   /** Ends all in good order. */
   async stop(): Promise<void> {
-    await Promise.all(
-      this.#members.map(async ({ life, process }) => {
-        const stopped = ({ worker, step }: Heard) =>
-          worker === life.name && step.step === "stopped";
-        process.kill("SIGTERM");
-        await this.waitFor(`${life.name} to stop`, stopped);
-        await process.exited;
-      }),
-    );
+    await Promise.all(this.#members.map((member) => this.#leave(member)));
   }
 
   /** Ends what still runs, whatever it does. */
@@ -119,6 +117,16 @@ export class Crew {
     this.#ending = true;
     for (const { process } of this.#members) process.kill("SIGKILL");
     await Promise.all(this.#members.map(({ process }) => process.exited));
+  }
+
+  async #leave({ life: { name }, process }: Member): Promise<void> {
+    const took = (wanted: string) => (heard: Heard) =>
+      heard.worker === name && heard.step.step === wanted;
+    await this.waitFor(`${name} to start`, took("started"));
+    process.kill("SIGTERM");
+    // By itself: something left open would keep it.
+    await this.waitFor(`${name} to end`, took("ended"));
+    await process.exited;
   }
 
   #fill(place: number): void {

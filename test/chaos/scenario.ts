@@ -178,13 +178,20 @@ async function produceAndChurn(
   return producer.intents;
 }
 
-/** Until some worker has said, of each partition, that the database's position is the log's end. */
+/**
+ * Until some worker has said, of each partition, that the database's position is the log's end. Or,
+ * where Kafka is trusted, until the group's offset is there and whoever held the records is not.
+ */
 async function drained(crew: Crew, logEnds: readonly LogEnd[]): Promise<void> {
-  for (const { partition, end } of logEnds) {
-    const reached = ({ step: { step, data = {} } }: Heard) =>
-      (step === "inbox.chunk-committed" || step === "inbox.claimed") &&
-      Number(data.partition) === partition &&
-      BigInt(String(data.nextOffset)) >= end;
+  for (const { topic, partition, end } of logEnds) {
+    let handedOut = false;
+    const reached = ({ step: { step, data = {} } }: Heard) => {
+      const [place, groupOffset = -1] = String(data.what).split("@");
+      if (place === `${topic}/${partition}` && BigInt(groupOffset) >= end) handedOut = true;
+      if (step !== "inbox.chunk-committed" && step !== "inbox.claimed") return false;
+      if (Number(data.partition) !== partition) return false;
+      return BigInt(String(data.nextOffset)) >= end || (step === "inbox.claimed" && handedOut);
+    };
     if (end > 0n) await crew.waitFor(`partition ${partition} to reach ${end}`, reached);
   }
 }

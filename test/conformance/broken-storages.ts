@@ -10,14 +10,16 @@ import {
 } from "@oncebox/core";
 import type { ClientBase } from "pg";
 import { brokenText } from "../fixtures/breaks.ts";
-import type { PostgresUnderTest, PostgresVariant } from "./postgres-under-test.ts";
+import type { PostgresVariant } from "./postgres-under-test.ts";
 
-type Tx = ClientBase;
 type Broken = Pick<PostgresVariant, "rewrite" | "wrap">;
-type Chunk = ChunkTransaction<Tx>;
+type Chunk = ChunkTransaction<ClientBase>;
 
 /** Replaces places of one statement, which is found by the comment that names it. */
-function altered(statement: string, ...changes: readonly [place: RegExp, by: string][]): Broken {
+function altered(
+  statement: string,
+  ...changes: readonly (readonly [place: RegExp, by: string])[]
+): Broken {
   return {
     rewrite: (text) => {
       if (!text.startsWith(`/* oncebox_${statement} */`)) return text;
@@ -32,16 +34,18 @@ function altered(statement: string, ...changes: readonly [place: RegExp, by: str
 
 /** Replaces some verbs; `change` is called once for each storage. */
 function wrapped(
-  change: (storage: Storage<Tx>, context: PostgresUnderTest) => Partial<Storage<Tx>>,
+  change: (
+    ...given: Parameters<NonNullable<PostgresVariant["wrap"]>>
+  ) => Partial<Storage<ClientBase>>,
 ): Broken {
-  return { wrap: (storage, context) => ({ ...storage, ...change(storage, context) }) };
+  return { wrap: (storage, hooks) => ({ ...storage, ...change(storage, hooks) }) };
 }
 
 /** An `open` whose chunks are changed. */
 function opening(
-  storage: Storage<Tx>,
+  storage: Storage<ClientBase>,
   change: (chunk: Chunk) => Partial<Chunk>,
-): Storage<Tx>["open"] {
+): Storage<ClientBase>["open"] {
   return async (claim, records) => {
     const chunk = await storage.open(claim, records);
     return { ...chunk, ...change(chunk) };

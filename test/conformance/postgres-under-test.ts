@@ -4,7 +4,7 @@
 import type { Storage } from "@oncebox/core";
 import { migrate, postgresStorage } from "@oncebox/postgres";
 import type { CommitFault, EmptyPlace, StorageUnderTest } from "@oncebox/testing";
-import type { ClientBase, Pool, PoolConfig } from "pg";
+import type { ClientBase, Pool, PoolClient, PoolConfig } from "pg";
 import { openPool } from "../fixtures/databases.ts";
 import { uniqueName } from "../fixtures/names.ts";
 import { type FaultProxy, startProxy } from "../fixtures/proxy.ts";
@@ -16,11 +16,19 @@ export interface PostgresVariant {
   /** Changes each statement of the storages, and of migrations, on its way to the database. */
   readonly rewrite?: (text: string) => string;
   /** Stands between the suite and each storage. */
-  readonly wrap?: (storage: Storage<ClientBase>, context: PostgresUnderTest) => Storage<ClientBase>;
+  readonly wrap?: (
+    storage: Storage<ClientBase>,
+    hooks: Pick<PostgresUnderTest, "begin" | "endSecretly">,
+  ) => Storage<ClientBase>;
 }
 
 /** Migrated and empty, left by contexts that were closed: making one takes longer than most cases. */
-const freeSchemas = new Map<string, string[]>();
+const freeSchemas: { readonly databaseUrl: string; readonly schema: string }[] = [];
+
+function takeSchema(databaseUrl: string): string {
+  const free = freeSchemas.findIndex((each) => each.databaseUrl === databaseUrl);
+  return freeSchemas.splice(free, free < 0 ? 0 : 1)[0]?.schema ?? uniqueName("oncebox");
+}
 
 const tables = [
   ...["effects", "inbox_messages", "inbox_partitions", "consumers", "sources"],
@@ -36,6 +44,39 @@ function emptied(schema: string): string {
   ].join("; ");
 }
 
+interface Pools {
+  /** In the name of the context: what it does is counted and, at the end, cut. */
+  readonly make: (config?: PoolConfig) => Pool;
+  /** Looks and cuts; never part of a case. */
+  readonly admin: Pool;
+  readonly close: () => Promise<void>;
+}
+
+function poolsOf(databaseUrl: string, name: string): Pools {
+  const pools: Pool[] = [];
+  const make = (config: PoolConfig = {}) => {
+    const pool = openPool({
+      connectionString: databaseUrl,
+      application_name: name,
+      // Nothing here stops the server, and waiting for its disk takes most of the time else.
+      options: "-c synchronous_commit=off",
+      ...config,
+    });
+    pools.push(pool);
+    return pool;
+  };
+  const admin = make({ application_name: `${name} admin` });
+  return {
+    make,
+    admin,
+    close: async () => {
+      await admin.end();
+      // Clients that a failed case has not given back would make these wait for ever.
+      for (const pool of pools) if (!pool.ending) pool.end().catch(() => {});
+    },
+  };
+}
+
 /**
  * Makes a context in a database that the caller drops; `close` ends it by force, whatever a failed
  * case left open.
@@ -43,50 +84,58 @@ function emptied(schema: string): string {
 export async function postgresUnderTest(
   databaseUrl: string,
   { pipeline, rewrite, wrap = (storage) => storage }: PostgresVariant,
-): Promise<PostgresUnderTest & { readonly close: () => Promise<void> }> {
+): Promise<{ readonly context: PostgresUnderTest; readonly close: () => Promise<void> }> {
   const name = uniqueName("conformance");
-  const schema = freeSchemas.get(databaseUrl)?.pop() ?? uniqueName("oncebox");
+  const schema = takeSchema(databaseUrl);
   const url = new URL(databaseUrl);
   const proxy = await startProxy(Number(url.port), url.hostname);
-  const throughProxy = new URL(url);
-  throughProxy.host = `127.0.0.1:${proxy.port}`;
-  const pools: Pool[] = [];
-  const pool = (config: PoolConfig = {}) => {
-    const made = openPool({
-      connectionString: url.href,
-      application_name: name,
-      // Nothing here stops the server, and waiting for its disk takes most of the time else.
-      options: "-c synchronous_commit=off",
-      ...config,
-    });
-    pools.push(made);
-    return made;
-  };
-  const testedPool = (config: PoolConfig) => {
-    const made = pool({ pipeline, max: 6, ...config });
-    if (rewrite !== undefined) made.on("connect", (client) => rewriteOn(client, rewrite));
-    return made;
-  };
-  const storageOn = (config: PoolConfig, on = schema) =>
-    wrap(postgresStorage({ pool: testedPool(config), schema: on }), context);
-  const own = pool();
-  const admin = pool({ application_name: `${name} admin` });
+  url.host = `127.0.0.1:${proxy.port}`;
+  const pools = poolsOf(databaseUrl, name);
+  const own = pools.make();
   await migrate(own, { schema });
   await own.query(`CREATE TABLE IF NOT EXISTS ${schema}.effects (text text NOT NULL)`);
-  const context: PostgresUnderTest & { readonly close: () => Promise<void> } = {
-    ...faultsOf(admin, proxy),
-    // Through the proxy, so that its commits can be cut.
-    get storage() {
-      storage ??= storageOn({ connectionString: throughProxy.href });
-      return storage;
-    },
-    another: () => storageOn({}),
+  const testedPool = (config: PoolConfig = {}) => {
+    const pool = pools.make({ pipeline, max: 6, ...config });
+    if (rewrite !== undefined) pool.on("connect", (client) => rewriteOn(client, rewrite));
+    return pool;
+  };
+  const hooks = {
+    ...faultsOf(pools.admin, proxy),
+    ...ledgerOf(pools.admin, schema, name),
     begin: async () => {
       const tx = await own.connect();
       await tx.query("BEGIN");
       const end = (how: string) => () => tx.query(how).finally(() => tx.release());
       return { tx, commit: end("COMMIT"), rollback: end("ROLLBACK") };
     },
+  };
+  const storageOn = (pool: Pool, on = schema) => wrap(postgresStorage({ pool, schema: on }), hooks);
+  const context: PostgresUnderTest = {
+    ...hooks,
+    // Through the proxy, so that its commits can be cut.
+    storage: storageOn(testedPool({ connectionString: url.href })),
+    another: () => storageOn(testedPool()),
+    emptyPlace: async () => {
+      const empty = uniqueName("empty");
+      return placeOf(own, empty, testedPool, storageOn(testedPool(), empty));
+    },
+  };
+  const close = async () => {
+    await pools.admin.query(
+      "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
+      [name],
+    );
+    await proxy.close();
+    await pools.admin.query(emptied(schema));
+    await pools.close();
+    freeSchemas.push({ databaseUrl, schema });
+  };
+  return { context, close };
+}
+
+/** Where effects are written, and what is open. */
+function ledgerOf(admin: Pool, schema: string, name: string) {
+  return {
     insertEffect: (tx, text) => tx.query(`INSERT INTO ${schema}.effects VALUES ($1)`, [text]),
     effects: async () => {
       const { rows } = await admin.query<{ text: string }>(`SELECT text FROM ${schema}.effects`);
@@ -100,25 +149,7 @@ export async function postgresUnderTest(
       );
       return rows[0]?.count ?? 0;
     },
-    emptyPlace: async () => {
-      const empty = uniqueName("empty");
-      return placeOf(own, empty, () => testedPool({ max: 1 }), storageOn({}, empty));
-    },
-    close: async () => {
-      await admin.query(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
-        [name],
-      );
-      await proxy.close();
-      await admin.query(emptied(schema));
-      await admin.end();
-      freeSchemas.set(databaseUrl, [...(freeSchemas.get(databaseUrl) ?? []), schema]);
-      // Clients that a failed case has not given back would make these wait for ever.
-      for (const each of pools) if (!each.ended && !each.ending) each.end().catch(() => {});
-    },
-  };
-  let storage: Storage<ClientBase> | undefined;
-  return context;
+  } satisfies Partial<PostgresUnderTest>;
 }
 
 function rewriteOn(client: ClientBase, rewrite: (text: string) => string): void {
@@ -150,7 +181,10 @@ function faultsOf(admin: Pool, proxy: FaultProxy) {
       tx.query = query;
       return count;
     },
-    endPlainly: (tx) => tx.query("COMMIT"),
+    plainControls: [
+      ...["BEGIN", "COMMIT", "ROLLBACK", " end;"].map((text) => (tx: ClientBase) => tx.query(text)),
+      (tx) => (tx as PoolClient).release(),
+    ],
     // A guard looks at the first statement of a text only.
     endSecretly: (tx, { begin }) => tx.query(`SELECT 1; COMMIT${begin ? "; BEGIN" : ""}`),
     breakConnection: async (tx) => {

@@ -16,11 +16,11 @@ afterAll(() => database.drop());
 describe.each([true, false])("postgresStorage, pipeline: %s", (pipeline) => {
   for (const { promise, name, run } of storageConformance<ClientBase>()) {
     test(`${promise} ${name}`, async () => {
-      const context = await postgresUnderTest(database.url, { pipeline });
+      const { context, close } = await postgresUnderTest(database.url, { pipeline });
       try {
         await run(context);
       } finally {
-        await context.close();
+        await close();
       }
     });
   }

@@ -35,7 +35,7 @@ function start(...args: string[]) {
 /** The figures of the last line. */
 function ledgerOf(output: string): Record<string, number> {
   const last = output.trimEnd().split("\n").at(-1) ?? "";
-  expect(last).toMatch(
+  expect(last, output).toMatch(
     /^ledger published=\d+ delivered=\d+ duplicates=-?\d+ applied=\d+ lost=\d+ doubled=\d+$/,
   );
   return Object.fromEntries(

@@ -187,6 +187,45 @@ describe("what the relay publishes", () => {
   });
 });
 
+describe("a batch on its way", () => {
+  it("does not hold up reading the next and deleting the last, and is alone on its way", async () => {
+    await using s = await outboxScene();
+    const topic = await s.topic();
+    const [secondPublish, aheadRead] = [door(), door()];
+    let [underWay, most, publishes, read] = [0, 0, 0, 0];
+    const broker = publishing(s.broker, async (_, publish) => {
+      publishes += 1;
+      underWay += 1;
+      most = Math.max(most, underWay);
+      if (publishes === 2) await secondPublish.pass();
+      const result = await publish();
+      underWay -= 1;
+      return result;
+    });
+    const storage: Storage<ClientBase> = {
+      ...s.storage,
+      readLanes: async (...request) => {
+        const answer = await s.storage.readLanes(...request);
+        read += answer.rows.length;
+        if (read >= 30) void aheadRead.pass();
+        return answer;
+      },
+    };
+    const messages = Array.from({ length: 50 }, (_, i) => message(topic, `k${i}`, String(i)));
+    await s.storage.transaction((tx) => s.outbox.enqueue(tx, messages));
+    const relay = s.relay({ broker, storage, batchRowsMax: 10 });
+    await relay.start();
+    await secondPublish.reached;
+    await aheadRead.reached;
+    const deadline = performance.now() + 20_000;
+    while ((await s.left()).length > 40 && performance.now() < deadline);
+    expect(await s.left()).toHaveLength(40);
+    secondPublish.open();
+    await s.drained();
+    expect(most).toBe(1);
+  });
+});
+
 describe("waking", () => {
   // With a poll once a minute and a wait of 30 s at most, only a wake-up can be what publishes.
   const pollIdleMs = 60_000;

@@ -39,7 +39,7 @@ describe("migrate", () => {
     );
     for (const worker of workers) await worker.waitFor("ready");
     const steps = await Promise.all(workers.map((worker) => worker.waitFor("migrated")));
-    expect(steps.flatMap((step) => step.data?.["applied"])).toEqual(names);
+    expect(steps.flatMap((step) => step.data?.applied)).toEqual(names);
     await Promise.all(workers.map((worker) => worker.exited));
   });
 
@@ -76,7 +76,9 @@ describe("migrate", () => {
   it("works for a role that may not create schemas, where one was made for it", async () => {
     const schema = uniqueName("given");
     const admin = database.pool();
-    await admin.query(`CREATE ROLE ${schema} LOGIN; CREATE SCHEMA ${schema} AUTHORIZATION ${schema}`);
+    await admin.query(
+      `CREATE ROLE ${schema} LOGIN; CREATE SCHEMA ${schema} AUTHORIZATION ${schema}`,
+    );
     const pool = database.pool({ user: schema, connectionString: roleUrl(database.url, schema) });
     expect(await migrate(pool, { schema })).toEqual(names);
     await admin.query(`DROP SCHEMA ${schema} CASCADE; DROP ROLE ${schema}`);

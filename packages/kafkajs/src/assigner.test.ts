@@ -26,9 +26,21 @@ describe("round robin", () => {
   it("gives a topic only to those who subscribe to it", () => {
     expect(assigned({ a: ["t"], b: ["u"], c: ["t", "u"] }, { t: 2, u: 2 })).toEqual({
       a: { t: [0] },
-      b: { u: [0] },
-      c: { t: [1], u: [1] },
+      b: { u: [0, 1] },
+      c: { t: [1] },
     });
+  });
+
+  it("leaves nobody without work whom another topic would suit", () => {
+    for (const [first, second, third] of [
+      ["a", "b", "c"],
+      ["c", "b", "a"],
+      ["b", "c", "a"],
+    ]) {
+      const members = { [`${first}`]: ["t"], [`${second}`]: ["u"], [`${third}`]: ["t", "u"] };
+      const loads = Object.values(assigned(members, { t: 2, u: 1 }));
+      expect(loads.map((owned) => Object.values(owned).flat().length)).toEqual([1, 1, 1]);
+    }
   });
 
   it("leaves out a topic without partitions and lists members without work", () => {

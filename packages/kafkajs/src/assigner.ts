@@ -1,5 +1,5 @@
 /**
- * Which member of a group gets which partition: round robin over the members that subscribe to the
+ * Which member of a group gets which partition: in turn, among the members that subscribe to the
  * topic. kafkajs' own assigner takes the leader's subscription for everybody's. Runs in the member
  * that Kafka elects as leader; knows names and numbers only, never positions.
  */
@@ -28,17 +28,26 @@ export function assignRoundRobin(
     ]),
   );
   const topics = [...new Set(members.flatMap((member) => member.topics))].sort();
-  let turn = 0;
+  const loads = new Map(members.map(({ memberId }) => [memberId, 0]));
   for (const topic of topics) {
+    const subscribed = members.filter((member) => member.topics.includes(topic));
     for (const partition of [...partitionsOf(topic)].sort((a, b) => a - b)) {
-      // Ends: the topic came from a member's subscription.
-      while (!members[turn % members.length]?.topics.includes(topic)) turn += 1;
-      const owned = assignment.get(members[turn % members.length]?.memberId as string);
+      const { memberId } = leastLoaded(subscribed, loads);
+      const owned = assignment.get(memberId);
       if (owned !== undefined) owned[topic] = [...(owned[topic] ?? []), partition];
-      turn += 1;
+      loads.set(memberId, (loads.get(memberId) ?? 0) + 1);
     }
   }
   return assignment;
+}
+
+/** In turn where all subscribe to the same; a member that few topics suit is not passed over. */
+function leastLoaded(
+  subscribed: readonly Subscriber[],
+  loads: ReadonlyMap<string, number>,
+): Subscriber {
+  const load = ({ memberId }: Subscriber) => loads.get(memberId) ?? 0;
+  return subscribed.reduce((least, member) => (load(member) < load(least) ? member : least));
 }
 
 export function createAssigner(cluster: KafkaCluster): Assigner {

@@ -172,7 +172,8 @@ class Chunk implements ChunkTransaction<ClientBase> {
     const tx = guarded(this.#connection.client, {
       ended: () => over || this.#over,
       failed: (error) => {
-        this.#firstFailure ??= this.#parts.errors.ours(error);
+        this.#firstFailure ??= error;
+        this.#connection.saw(error);
       },
     });
     return {
@@ -189,6 +190,14 @@ class Chunk implements ChunkTransaction<ClientBase> {
     this.#over = true;
     const connection = this.#connection;
     const { queries } = this.#parts;
+    if (connection.lost()) {
+      this.#destroy();
+      throw new StorageError(
+        "storage-unavailable",
+        `the connection of ${nameOf(this.#key.claim)} was lost before its commit`,
+        { cause: this.#firstFailure, retryable: true },
+      );
+    }
     const advance = queries.advance(this.#key, this.nextOffset, nextOffset, this.#xid);
     const advancing = settled(connection.run(advance));
     if (!connection.pipelined) {

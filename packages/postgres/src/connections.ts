@@ -9,7 +9,7 @@
  */
 import { StorageError } from "@oncebox/core";
 import type { Pool, PoolClient, QueryResult, QueryResultRow } from "pg";
-import type { StorageErrors } from "./postgres-errors.ts";
+import { endsConnection, type StorageErrors } from "./postgres-errors.ts";
 import type { Statement } from "./queries.ts";
 import { ownTypes } from "./wire.ts";
 
@@ -22,6 +22,8 @@ export interface Connection {
   readonly pipelined: boolean;
   /** Whether the connection is known to have ended. */
   readonly lost: () => boolean;
+  /** Takes note of an error that one of its statements ended with. Returns it. */
+  readonly saw: <E>(error: E) => E;
   readonly run: <R extends QueryResultRow>(statement: Statement) => Promise<QueryResult<R>>;
   /** Rows as arrays: cheaper where there are many. */
   readonly runForArrays: <R extends readonly unknown[]>(statement: Statement) => Promise<R[]>;
@@ -92,8 +94,13 @@ function connectionOf(
   };
   client.on("error", onEnd);
   client.on("end", onEnd);
+  const saw = <E>(error: E): E => {
+    // The server says so to the statement that runs; the end of the socket comes later.
+    if (endsConnection(error)) lost = true;
+    return errors.ours(error);
+  };
   const rethrow = (error: unknown): never => {
-    throw errors.ours(error);
+    throw saw(error);
   };
   // The driver's types know only its own parsers' kind of `types`.
   const send = (config: object) =>
@@ -102,6 +109,7 @@ function connectionOf(
     client,
     pipelined: isPipelined(client),
     lost: () => lost,
+    saw,
     run: <R extends QueryResultRow>(statement: Statement) =>
       send(statementOf(statement)).catch(rethrow) as Promise<QueryResult<R>>,
     runForArrays: async <R extends readonly unknown[]>(statement: Statement) => {

@@ -90,7 +90,7 @@ class Lanes implements LaneVerbs {
     if (full.length > 0 && missing > 0 && !first.left) {
       // Again from the floors, leaving out what was found: a row that was committed meanwhile below
       // those may belong to the key of one above them.
-      const share = Math.ceil(missing / full.length);
+      const share = Math.min(missing, Math.ceil((4 * missing) / full.length));
       const out = countByLane([...request.pending, ...found]);
       const second = await this.#readOnce(full, {
         limits: full.map((held) => share + (out.get(held.lane) ?? 0)),
@@ -197,9 +197,10 @@ function limitsOf(
   rows: number,
   pending: ReadonlyMap<number, number>,
 ): number[] {
-  const share = Math.ceil(rows / lanes.length);
+  // One more than its share tells a lane that is empty then from one that has more.
+  const share = Math.ceil(rows / lanes.length) + 1;
   const full = lanes.filter((held) => held.full).length;
-  const fullShare = full === 0 ? share : Math.max(share, Math.ceil(rows / full));
+  const fullShare = full === 0 ? share : Math.max(share, Math.ceil(rows / full) + 1);
   return lanes.map((held) => (held.full ? fullShare : share) + (pending.get(held.lane) ?? 0));
 }
 

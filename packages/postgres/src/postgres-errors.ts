@@ -152,6 +152,17 @@ export function provesRollback(error: unknown): boolean {
   return !globalStates.has(state) && !globalStates.has(state.slice(0, 2));
 }
 
+/** Whether no statement can be sent on this connection after the error. */
+export function endsConnection(error: unknown): boolean {
+  const state = sqlState(error);
+  if (state === null) return isObject(error) && lostTexts.test(textOf(error));
+  return endingStates.has(state) || state.startsWith("08");
+}
+
+const endingStates: ReadonlySet<string> = new Set([
+  ...["57P01", "57P02", "57P03", "57P05", "25P03", "25P04"],
+]);
+
 /** Whether the driver refused to send, knowing that the connection was gone. */
 export function neverSent(error: unknown): boolean {
   return isObject(error) && neverSentTexts.test(textOf(error));

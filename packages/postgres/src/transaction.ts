@@ -17,7 +17,8 @@ export async function runTransaction<R>(
   const tx = guarded(connection.client, {
     ended: () => over,
     failed: (error) => {
-      firstFailure ??= errors.ours(error);
+      firstFailure ??= error;
+      connection.saw(error);
     },
   });
   // Marks this transaction: `commit; begin` in a text of several statements would pass for it else.
@@ -47,6 +48,13 @@ async function commit(
   firstFailure: () => unknown,
 ): Promise<void> {
   let command: string;
+  if (connection.lost()) {
+    connection.destroy();
+    throw new StorageError("storage-unavailable", "the connection was lost before the commit", {
+      cause: firstFailure(),
+      retryable: true,
+    });
+  }
   try {
     // One message: where the first statement raises, the server does not run the second.
     const check = `SELECT 1 / (current_setting('oncebox.transaction', true) IS NOT DISTINCT FROM '${mark}')::int`;

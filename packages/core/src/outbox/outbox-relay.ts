@@ -122,6 +122,7 @@ class LaneRelay<Tx> {
       batchRowsMax: settings.batchRowsMax,
       batchBytesMax: settings.batchBytesMax,
       mayUse: (lane, now) => this.#mayUse(lane, now),
+      taken: () => this.#steps.ring(),
       stopping: () => this.#stopping,
     });
     const failed = (...trouble: [StepName, number, unknown]) => this.#trouble(...trouble);

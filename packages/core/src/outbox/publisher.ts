@@ -21,6 +21,8 @@ export interface PublisherContext {
   readonly batchBytesMax: number;
   /** Whether the lane's lease outlasts a publish that starts now. */
   readonly mayUse: (lane: HeldLane, now: number) => boolean;
+  /** A batch is on its way: there is room to read ahead. */
+  readonly taken: () => void;
   /** No publish starts any more. */
   readonly stopping: () => boolean;
 }
@@ -74,6 +76,7 @@ class BacklogPublisher implements Publisher {
         return known === undefined ? null : broker.partitionOf(key, id, known.count);
       },
     });
+    this.#context.taken();
     // From the check of the leases in here to the send, nothing is waited for.
     if (batch.length > 0) await this.#send(this.#producer, batch, now);
   };

@@ -50,6 +50,11 @@ export async function failureOf(work: Promise<unknown>, promised: string): Promi
   throw new ConformanceError(`${promised}, but resolved with ${show(value)}`);
 }
 
+/** For what may refuse by throwing at once as well as by rejecting. */
+export async function attempt(use: () => unknown): Promise<unknown> {
+  return use();
+}
+
 /** The promise's own outcome, or a ConformanceError where that takes longer than `ms`. */
 export async function within<T>(ms: number, work: Promise<T>, what: string): Promise<T> {
   const enough = new AbortController();

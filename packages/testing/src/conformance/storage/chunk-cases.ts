@@ -1,6 +1,6 @@
 /** I4, I5: the position moves only by compare-and-set, with the ids and the effects or not at all. */
 import type { Recorded } from "@oncebox/core";
-import { failureOf, holds, rejected, same, settled } from "../check.ts";
+import { attempt, failureOf, holds, rejected, same, settled } from "../check.ts";
 import {
   claim,
   claimFirst,
@@ -202,18 +202,23 @@ const atomicityCases: readonly StorageCase[] = [
   },
   {
     promise: "I5",
-    name: "a handle refuses to end the transaction in the ordinary way",
+    name: "a chunk's handle refuses to begin or end the transaction, and stays whole",
     run: async (context) => {
-      const { storage, insertEffect, endPlainly } = context;
+      const { storage, insertEffect, plainControls } = context;
       const chunk = await storage.open(await claimFirst(storage), [record(0)]);
       const { tx, end } = chunk.handle();
       await insertEffect(tx, "one");
-      const refused = (async () => endPlainly(tx))();
-      await failureOf(refused, "ending the transaction through its handle must reject");
+      for (const control of plainControls) {
+        await failureOf(
+          attempt(() => control(tx)),
+          "a handle must refuse to begin or end",
+        );
+      }
       end();
       await sameEffects(context);
-      await chunk.rollback();
-      await nothingHappened(context);
+      await chunk.commit(1n);
+      await sameEffects(context, "one");
+      await sameNextOffset(storage, 1n);
     },
   },
   {

@@ -133,21 +133,23 @@ const inChunks: readonly StorageCase[] = [
     name: "chunks with the same ids in opposite orders never deadlock, and each id is new once",
     run: async ({ storage, another }) => {
       await register(storage, 0n, 0n);
-      const sides = [storage, another()];
-      const claims = [await claim(storage, 0), await claim(storage, 1)];
+      const sides = [
+        { side: storage, claimed: await claim(storage, 0), forth: true },
+        { side: another(), claimed: await claim(storage, 1), forth: false },
+      ];
       for (let round = 0; round < deadlockRounds; round += 1) {
         const start = round * idsPerStatement;
-        const run = async (side: 0 | 1): Promise<readonly Recorded[]> => {
+        const results = sides.map(async ({ side, claimed, forth }) => {
           const records = Array.from({ length: idsPerStatement }, (_, n) => {
-            const nth = side === 0 ? n : idsPerStatement - 1 - n;
+            const nth = forth ? n : idsPerStatement - 1 - n;
             const source = nth % 2 === 0 ? topic : "another source";
             return record(start + n, { id: id(start + nth), source });
           });
-          const chunk = await (sides[side] as typeof storage).open(claims[side] as never, records);
+          const chunk = await side.open(claimed, records);
           await chunk.commit(BigInt(start + idsPerStatement));
-          return side === 0 ? chunk.recorded : [...chunk.recorded].reverse();
-        };
-        sameOnceNew(await Promise.all([run(0), run(1)]), `round ${round}`);
+          return forth ? chunk.recorded : [...chunk.recorded].reverse();
+        });
+        sameOnceNew(await Promise.all(results), `round ${round}`);
       }
     },
   },
@@ -162,26 +164,25 @@ async function twoAtOnce<Tx>(
   const { storage, another } = context;
   await register(storage, 0n, 0n);
   const other = another();
-  for (const [round, first] of [0, 1].entries()) {
-    const ids = [id(100 + round), id(200 + round)];
-    const at = round * 2;
-    const mine = await storage.open(await claim(storage, first), [
-      record(at, { id: ids[0] as Uint8Array }),
-      record(at + 1, { id: ids[1] as Uint8Array }),
-    ]);
+  for (const first of [0, 1]) {
+    const at = first * 2;
+    const behind = BigInt(at + 2);
+    const ids = [{ id: id(100 + first) }, { id: id(200 + first) }] as const;
+    const claims = [await claim(storage, first), await claim(other, 1 - first)] as const;
+    const mine = await storage.open(claims[0], [record(at, ids[0]), record(at + 1, ids[1])]);
     same(mine.recorded, ["new", "new"], "what the first partition records");
-    const opening = other.open(await claim(other, 1 - first), [
-      record(at, { id: ids[0] as Uint8Array }),
-      record(at + 1, { id: ids[1] as Uint8Array, checksum: 8 }),
+    const opening = other.open(claims[1], [
+      record(at, ids[0]),
+      record(at + 1, { ...ids[1], checksum: 8 }),
     ]);
     await untilOpen(context, 2, settled(opening));
-    if (end === "commit") await mine.commit(BigInt(at + 2));
+    if (end === "commit") await mine.commit(behind);
     else await mine.rollback();
     const theirs = await opening;
     same(theirs.recorded, expected, `what the second partition records after the ${end}`);
-    await theirs.commit(BigInt(at + 2));
-    if (end === "rollback")
-      await (await storage.open(await claim(storage, first), [])).commit(BigInt(at + 2));
+    await theirs.commit(behind);
+    // Both partitions go on from the same place.
+    if (end === "rollback") await (await storage.open(claims[0], [])).commit(behind);
   }
 }
 

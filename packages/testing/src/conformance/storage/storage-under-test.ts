@@ -56,8 +56,8 @@ export interface StorageUnderTest<Tx> {
   /** Transactions that are open now over any connection of this context. */
   readonly openTransactions: () => Promise<number>;
 
-  /** Ends the transaction in the ordinary way, which a handle given to a handler refuses. */
-  readonly endPlainly: (tx: Tx) => Promise<unknown>;
+  /** The ordinary ways to begin and end a transaction; a handle refuses each, and stays whole. */
+  readonly plainControls: readonly ((tx: Tx) => unknown)[];
   /** Commits behind the handle's back, on a path it cannot refuse, and begins another on request. */
   readonly endSecretly: (tx: Tx, then: { readonly begin: boolean }) => Promise<unknown>;
   /** Ends the connection under `tx` at the database's side; resolves when that is done. */

@@ -1,5 +1,5 @@
 /** T1: a transaction resolves only after a confirmed COMMIT of itself. And what its handle refuses. */
-import { eventually, failureOf, holds, rejected, same } from "../check.ts";
+import { attempt, eventually, failureOf, holds, rejected, same } from "../check.ts";
 import {
   claimFirst,
   consumer,
@@ -137,30 +137,42 @@ export const transactionCases: readonly StorageCase[] = [
   },
   {
     promise: "T1",
+    name: "a transaction's handle refuses to begin or end it, and stays whole",
+    run: async (context) => {
+      const { storage, insertEffect, plainControls } = context;
+      await storage.transaction(async (tx) => {
+        await insertEffect(tx, "one");
+        for (const control of plainControls) {
+          await failureOf(
+            attempt(() => control(tx)),
+            "a handle must refuse to begin or end",
+          );
+        }
+        await sameEffects(context);
+      });
+      await sameEffects(context, "one");
+    },
+  },
+  {
+    promise: "T1",
     name: "a handle is dead when its transaction has ended",
     run: async (context) => {
       const { storage, insertEffect } = context;
-      let kept: Parameters<typeof insertEffect>[0] | undefined;
-      await storage.transaction(async (tx) => {
-        kept = tx;
-      });
-      holds(kept !== undefined, "the work must be run with a handle");
-      const late = async (use: Promise<unknown>, what: string) => {
-        await rejected(use, "transaction-finished", `${what} through a finished handle`);
-      };
-      await late(
-        attempt(() => insertEffect(kept as never, "late")),
-        "a statement",
-      );
-      await late(
-        attempt(() => storage.enqueue(kept as never, [entry(0, "late")])),
-        "enqueue",
-      );
+      const handles: Parameters<typeof insertEffect>[0][] = [];
+      await storage.transaction(async (tx) => handles.push(tx));
+      same(handles.length, 1, "the number of times that the work ran");
       const ids = [{ source: topic, id: id(1), checksum: null }];
-      await late(
-        attempt(() => storage.recordIds(kept as never, consumer, ids)),
-        "recordIds",
-      );
+      for (const tx of handles) {
+        const uses = {
+          "a statement": () => insertEffect(tx, "late"),
+          enqueue: () => storage.enqueue(tx, [entry(0, "late")]),
+          recordIds: () => storage.recordIds(tx, consumer, ids),
+        };
+        for (const [name, use] of Object.entries(uses)) {
+          const what = `${name} through a finished handle`;
+          await rejected(attempt(use), "transaction-finished", what);
+        }
+      }
       await sameEffects(context);
     },
   },
@@ -187,26 +199,24 @@ export const transactionCases: readonly StorageCase[] = [
     name: "relays are woken when the rows can be read, by the storage and from another process",
     run: async ({ storage, another }) => {
       const other = another();
-      const woken: string[] = [];
+      const leases = await lease(other);
+      const woken = new Map<typeof storage, ReturnType<typeof read>>();
       const listeners = await Promise.all(
-        [storage, other].map((each, index) =>
-          each.wake.listen({ woken: () => woken.push(`${index}`), expected: () => {} }),
+        [storage, other].map((each) =>
+          each.wake.listen({
+            woken: () => woken.set(each, read(other, leases)),
+            expected: () => {},
+          }),
         ),
       );
+      // Whoever begins to listen may be woken for what he missed.
+      woken.clear();
       await storage.transaction((tx) => storage.enqueue(tx, [entry(0, "one")]));
-      const both = async () => (new Set(woken).size === 2 ? true : undefined);
-      await eventually(longWaitMs, both, "the wake-up of both relays");
-      same(
-        names((await read(other, await lease(other))).rows),
-        ["one"],
-        "the rows of a woken relay",
-      );
+      const both = async () => (woken.size === 2 ? [...woken.values()] : undefined);
+      for (const reading of await eventually(longWaitMs, both, "the wake-up of both relays")) {
+        same(names((await reading).rows), ["one"], "what a relay reads when it is woken");
+      }
       for (const stop of listeners) await stop();
     },
   },
 ];
-
-/** A handle may refuse by throwing at once as well as by rejecting. */
-async function attempt(use: () => Promise<unknown>): Promise<unknown> {
-  return use();
-}
