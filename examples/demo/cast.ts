@@ -9,12 +9,14 @@ import type { Undo } from "./stage.ts";
 /** The demo cannot show what it is for; says why. */
 export class DemoFailure extends Error {}
 
-const startWithinMs = 60_000;
+/** Longest wait for anything that has to happen: generous, since machines may be busy. */
+export const patienceMs = 60_000;
 
 export class Cast {
   readonly relay: Worker;
   readonly workers = new Map<string, Worker>();
   readonly #setting: Setting;
+  readonly #ended = new Set<Worker>();
   /** Those that may have ended: by accident, or because they were told to. */
   readonly #mayHaveEnded = new Set<Worker>();
 
@@ -38,12 +40,10 @@ export class Cast {
 
   /** Resolves when the workers hold all partitions between them, and each at least one. */
   async settled(names: readonly string[], partitions: number): Promise<void> {
-    await this.relay.waitFor("started", startWithinMs);
+    await this.relay.waitFor("started", patienceMs);
     const share = Math.floor(partitions / names.length);
-    await this.until(
-      "the workers did not share the partitions",
-      () => names.every((name) => this.#claimedNow(name).size === share),
-      startWithinMs,
+    await this.until("the workers did not share the partitions", () =>
+      names.every((name) => this.#claimedNow(name).size === share),
     );
   }
 
@@ -51,16 +51,16 @@ export class Cast {
   async arm(name: string): Promise<void> {
     const worker = this.worker(name);
     worker.kill(accidentSignal);
-    await worker.waitFor("told");
+    await worker.waitFor("told", patienceMs);
   }
 
   /** Polls a condition on the logs; a process that ends on its own ends the wait. */
-  async until(otherwise: string, condition: () => boolean, timeoutMs = 30_000): Promise<void> {
-    const deadline = performance.now() + timeoutMs;
+  async until(otherwise: string, condition: () => boolean): Promise<void> {
+    const deadline = performance.now() + patienceMs;
     while (!condition()) {
       this.checkAlive();
       if (performance.now() > deadline) {
-        throw new DemoFailure(`${otherwise} in ${timeoutMs} ms\n${this.#lastSteps()}`);
+        throw new DemoFailure(`${otherwise} in ${patienceMs} ms\n${this.#lastSteps()}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -95,8 +95,6 @@ export class Cast {
   steps(): ReadonlyMap<string, readonly Step[]> {
     return new Map([...this.workers].map(([name, worker]) => [name, worker.steps]));
   }
-
-  readonly #ended = new Set<Worker>();
 
   #start(name: string, accident: Accident | null): Worker {
     const file = new URL(name === "relay" ? "./relay.ts" : "./worker.ts", import.meta.url);

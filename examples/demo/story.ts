@@ -2,7 +2,7 @@
 // would prove nothing. Everything is told by the workers' own logs.
 
 import type { Step } from "../../test/fixtures/step-log.ts";
-import { type Cast, DemoFailure } from "./cast.ts";
+import { type Cast, DemoFailure, patienceMs } from "./cast.ts";
 import type { Screen } from "./screen.ts";
 import type { Setting } from "./setting.ts";
 import type { Shop } from "./shop.ts";
@@ -36,7 +36,7 @@ export async function play(story: Story): Promise<void> {
 async function killOne({ cast, say }: Story): Promise<void> {
   cast.mayEnd("worker-1");
   const worker = cast.worker("worker-1");
-  const accident = await worker.waitFor("accident");
+  const accident = await worker.waitFor("accident", patienceMs);
   const { code, signal } = await worker.exited;
   if (signal !== "SIGKILL") {
     throw new DemoFailure(`worker-1 was not killed but ended with ${code ?? signal}`);
@@ -56,7 +56,7 @@ async function killOne({ cast, say }: Story): Promise<void> {
 
 async function freezeOne({ setting, cast, say }: Story): Promise<void> {
   const worker = cast.worker("worker-2");
-  const accident = await worker.waitFor("accident");
+  const accident = await worker.waitFor("accident", patienceMs);
   const { firstOffset, endOffset } = insideChunk(worker.steps, accident);
   say(
     `  worker-2 frozen (SIGSTOP) about to open a chunk (${where(accident)}, offsets ${firstOffset} to ${endOffset - 1n})`,
@@ -65,8 +65,9 @@ async function freezeOne({ setting, cast, say }: Story): Promise<void> {
   say(`  ${heir.name} has committed these orders after ${heir.seconds} s; worker-2 wakes up`);
   worker.kill("SIGCONT");
   const after = () => worker.steps.slice(worker.steps.indexOf(accident) + 1);
-  await cast.until("worker-2 did not go on", () => after().some(ofChunk(accident)));
-  const [woken, outcome] = [after()[0], after().find(ofChunk(accident))];
+  const outcomeNow = () => after().filter(ofPartition(accident)).find(isOutcome);
+  await cast.until("worker-2 did not go on", () => outcomeNow() !== undefined);
+  const [woken, outcome] = [after()[0], outcomeNow()];
   const pauseMs = (woken?.at ?? 0) - accident.at;
   if (pauseMs <= setting.sessionTimeoutMs) {
     throw new DemoFailure(`worker-2 slept ${pauseMs} ms only, less than its session`);
@@ -86,9 +87,9 @@ async function freezeOne({ setting, cast, say }: Story): Promise<void> {
 function insideChunk(steps: readonly Step[], accident: Step) {
   const before = steps.slice(0, steps.indexOf(accident)).filter(ofPartition(accident));
   const opening = before.findLastIndex(({ step }) => step === "inbox.chunk-opening");
-  const since = before.slice(opening + 1).map(({ step }) => step);
-  if (opening < 0 || since.some((step) => step !== "handling")) {
-    throw new DemoFailure(`no chunk was open at the accident, the last steps: ${since.join(", ")}`);
+  if (opening < 0 || before.slice(opening + 1).some(isOutcome)) {
+    const last = before.slice(-5).map(({ step }) => step);
+    throw new DemoFailure(`no chunk was open at the accident; the last steps: ${last.join(", ")}`);
   }
   const { firstOffset, endOffset } = before[opening]?.data ?? {};
   return { firstOffset: BigInt(String(firstOffset)), endOffset: BigInt(String(endOffset)) };
@@ -118,15 +119,14 @@ function ofPartition({ data: place }: Step) {
   return ({ data }: Step) => data?.topic === place?.topic && data?.partition === place?.partition;
 }
 
-/** What became of a chunk that was about to be opened. */
-function ofChunk(accident: Step) {
-  const outcomes = [
-    "inbox.fenced",
-    "inbox.chunk-committed",
-    "inbox.chunk-rerun",
-    "inbox.displaced",
-  ];
-  return (step: Step) => ofPartition(accident)(step) && outcomes.includes(step.step);
+/** What can become of a chunk once it is about to be opened. */
+const outcomes = [
+  ...["inbox.chunk-committed", "inbox.fenced", "inbox.commit-unknown", "inbox.chunk-rerun"],
+  ...["inbox.blocked", "inbox.displaced", "inbox.chunk-cut"],
+];
+
+function isOutcome({ step }: Step): boolean {
+  return outcomes.includes(step);
 }
 
 function where({ data }: Step): string {

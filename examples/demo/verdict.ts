@@ -11,22 +11,22 @@ import {
   readTexts,
 } from "../../test/fixtures/history.ts";
 import { readTopic } from "../../test/fixtures/topic-log.ts";
-import { type Cast, DemoFailure } from "./cast.ts";
+import { type Cast, DemoFailure, patienceMs } from "./cast.ts";
 import { schema } from "./setting.ts";
 import type { Shop } from "./shop.ts";
 import type { Stage } from "./stage.ts";
 
-const drainWithinMs = 30_000;
-
 /** Resolves when the outbox is empty and every record has an outcome. */
 export async function drained(stage: Stage, cast: Cast): Promise<void> {
-  const deadline = performance.now() + drainWithinMs;
+  const deadline = performance.now() + patienceMs;
   for (;;) {
     cast.checkAlive();
     const { outbox, topic } = await stage.left();
     if (outbox + topic === 0) return;
     if (performance.now() > deadline) {
-      throw new DemoFailure(`${outbox} messages unpublished and ${topic} unhandled after 30 s`);
+      throw new DemoFailure(
+        `${outbox} messages unpublished and ${topic} unhandled in ${patienceMs} ms`,
+      );
     }
     await delay(50);
   }

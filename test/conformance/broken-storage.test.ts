@@ -14,9 +14,12 @@ type Name = keyof typeof brokenStorages;
 /** Most of a case is waiting for the server. */
 const casesAtOnce = 6;
 
-/** Races for real: whether it meets a break of these lanes is up to chance, so it is in no list. */
-const byChance =
-  "O3 beside many writers no committed row is missed or read twice, and order per key holds";
+/** These race for real: whether they meet a break is up to chance, so they are in no list. */
+const byChance = [
+  "I3 chunks with the same ids in opposite orders never deadlock, and each id is new once",
+  "I3 recordIds in opposite orders at once never deadlocks, and each id is new once",
+  "O3 beside many writers no committed row is missed or read twice, and order per key holds",
+];
 
 const noticed: Readonly<Record<Name, readonly string[]>> = {
   "T1: a transaction with a swallowed error passes for committed": [
@@ -55,13 +58,16 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
     "I3 of the same id twice in one chunk the first offset wins",
     "I3 an id taken by the record's own position is new again while it is not done",
     "I3 two partitions at once: the second waits, and is a duplicate once the first committed",
-    "I3 chunks with the same ids in opposite orders never deadlock, and each id is new once",
+    "I3 chunks that wait for the same id do not wait for each other when they go on",
     "I3 recordIds and chunks see each other's ids",
     "I5 ids, position, effects and outbox rows commit together",
     "I5 after a lost reply everything is there, and the next claim says so",
   ],
-  "I3: ids are recorded in the order in which they come": [
-    "I3 chunks with the same ids in opposite orders never deadlock, and each id is new once",
+  "I3: a chunk records ids in the order in which they come": [
+    "I3 chunks that wait for the same id do not wait for each other when they go on",
+  ],
+  "I3: recordIds records ids in the order in which they come": [
+    "I3 recordings that wait for the same id do not wait for each other when they go on",
   ],
   "I3: an id taken by the record's own position is a duplicate": [
     "I2 a commit under a claim lost meanwhile writes nothing",
@@ -85,7 +91,6 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
     "I5 ids, position, effects and outbox rows vanish together in a rollback",
     "I5 a failed statement can be rolled back, and the connection is clean afterwards",
     "I5 nothing is left of a chunk whose connection died before the commit",
-    "I5 a handle refuses to end the transaction in the ordinary way",
     "I5 after a lost COMMIT nothing is left, and the next claim says so",
   ],
   "O1: enqueue has a transaction of its own": [
@@ -124,6 +129,11 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
     "O4 another lease of the same relay is another one",
     "O6 a settle deletes exactly the confirmed rows, none that lies between them",
     "O6 a settle is by lane and position: another lane's row keeps its own",
+  ],
+  "O3: the floor rises although older transactions are open": [
+    "O3 a lower position that commits after higher ones were settled is not missed",
+    "O3 nor one whose transaction began after that of the higher position",
+    "O3 nor one of several that overlap, in lanes read by one holder after another",
   ],
   "O3: a lane is read backwards": [
     "O2 a row is read as it was written: bytes, nulls, repeated headers and their order",
@@ -195,7 +205,7 @@ test("every promise is broken by one storage at least", () => {
 for (const [name, broken] of Object.entries(brokenStorages)) {
   test(name, { timeout: 300_000 }, async () => {
     const found = await failing({ pipeline: true, ...broken });
-    expect(found.filter((each) => each !== byChance)).toEqual(noticed[name as Name]);
+    expect(found.filter((each) => !byChance.includes(each))).toEqual(noticed[name as Name]);
     expect(noticed[name as Name].some((each) => each.startsWith(name.slice(0, 2)))).toBe(true);
   });
 }

@@ -91,9 +91,13 @@ export const brokenStorages = {
     "AND $4::uuid IS NOT NULL",
   ]),
   "I3: ids are not recorded": { rewrite: (text) => brokenText(["dedupe"], text) },
-  "I3: ids are recorded in the order in which they come": altered("open", [
+  "I3: a chunk records ids in the order in which they come": altered("open", [
     /ORDER BY r\.source, r\.id, r\.record_offset/,
     "",
+  ]),
+  "I3: recordIds records ids in the order in which they come": altered("record", [
+    /ORDER BY source, id, place/,
+    "ORDER BY place",
   ]),
   "I3: an id taken by the record's own position is a duplicate": altered("takers", [
     /m\.record_offset,/,
@@ -144,9 +148,13 @@ export const brokenStorages = {
       },
     };
   }),
+  "O3: the floor rises although older transactions are open": altered("read", [
+    /pg_snapshot_xmin\(s\.snapshot\)/,
+    "pg_snapshot_xmax(s.snapshot)",
+  ]),
   "O3: a lane is read backwards": altered("read", [
-    /ORDER BY c\.turn, c\.lane/,
-    "ORDER BY c.turn DESC, c.lane",
+    /ORDER BY position LIMIT l\.most/,
+    "ORDER BY position DESC LIMIT l.most",
   ]),
   "O4: a live lease is taken": altered("lease", [
     /\(leased_until IS NULL OR leased_until < clock_timestamp\(\)\)/,
@@ -170,7 +178,7 @@ export const brokenStorages = {
     };
   }),
   "O6: a settle deletes all up to the confirmed rows": altered("settle", [
-    /o\.position = p\.position OFFSET 0/,
+    /o\.position = p\.position LIMIT 1/,
     "o.position <= p.position OFFSET 0",
   ]),
   "M1: migrations are not locked against each other": {

@@ -13,7 +13,7 @@ export type PostgresUnderTest = StorageUnderTest<ClientBase>;
 
 export interface PostgresVariant {
   readonly pipeline: boolean;
-  /** Changes each statement of the storages, and of migrations, on its way to the database. */
+  /** Changes each statement on its way to the database, those of users' transactions as well. */
   readonly rewrite?: (text: string) => string;
   /** Stands between the suite and each storage. */
   readonly wrap?: (
@@ -91,14 +91,14 @@ export async function postgresUnderTest(
   const proxy = await startProxy(Number(url.port), url.hostname);
   url.host = `127.0.0.1:${proxy.port}`;
   const pools = poolsOf(databaseUrl, name);
-  const own = pools.make();
-  await migrate(own, { schema });
-  await own.query(`CREATE TABLE IF NOT EXISTS ${schema}.effects (text text NOT NULL)`);
   const testedPool = (config: PoolConfig = {}) => {
     const pool = pools.make({ pipeline, max: 6, ...config });
     if (rewrite !== undefined) pool.on("connect", (client) => rewriteOn(client, rewrite));
     return pool;
   };
+  const own = testedPool({ max: 20 });
+  await migrate(own, { schema });
+  await own.query(`CREATE TABLE IF NOT EXISTS ${schema}.effects (text text NOT NULL)`);
   const hooks = {
     ...faultsOf(pools.admin, proxy),
     ...ledgerOf(pools.admin, schema, name),

@@ -44,7 +44,7 @@ function ledgerOf(output: string): Record<string, number> {
 }
 
 describe.skipIf(!hasKafka())("the demo", () => {
-  test.concurrent("ends with nothing lost and nothing doubled", {
+  test("ends with nothing lost and nothing doubled", {
     timeout: timeoutMs,
   }, async () => {
     const { code, output } = await start("--messages", String(messages), "--servers").ended;
@@ -56,7 +56,7 @@ describe.skipIf(!hasKafka())("the demo", () => {
     expect(code, output).toBe(0);
   });
 
-  test.concurrent.each(["fence", "dedupe"])(
+  test.each(["fence", "dedupe"])(
     "ends with doubled orders and exit code 1 where %s is broken",
     { timeout: timeoutMs },
     async (broken) => {

@@ -46,7 +46,6 @@ export type ErrorCode =
   | "permanent"
   // PositionError: a person acts, the partition is paused until then
   | "position-out-of-range"
-  | "position-identity"
   | "position-gap"
   | "position-rewound";
 

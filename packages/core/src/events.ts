@@ -18,6 +18,7 @@ export type OnceboxEvent =
       readonly assignment: number;
       readonly partitions: readonly { readonly topic: string; readonly partition: number }[];
     }
+  /** A partition was claimed: its position was read from the database. */
   | (AtPartition & {
       readonly type: "inbox.claimed";
       readonly epoch: bigint;
@@ -28,6 +29,7 @@ export type OnceboxEvent =
   | (AtPartition & { readonly type: "inbox.claim-waiting"; readonly error: OnceboxError })
   /** The claim was taken over by another consumer: nothing was written under it. */
   | (AtPartition & { readonly type: "inbox.fenced"; readonly epoch: bigint })
+  /** A fetched batch was not taken; it is fetched again from the right place. */
   | (AtPartition & { readonly type: "inbox.batch-dropped"; readonly reason: DropReason })
   /** The transaction of a chunk is about to be opened. */
   | (AtPartition & {
@@ -37,6 +39,7 @@ export type OnceboxEvent =
       readonly endOffset: bigint;
       readonly messages: number;
     })
+  /** A chunk's transaction was committed, and the answer to COMMIT read. */
   | (AtPartition & {
       readonly type: "inbox.chunk-committed";
       readonly epoch: bigint;
@@ -75,6 +78,7 @@ export type OnceboxEvent =
   | (AtPartition & { readonly type: "inbox.displaced"; readonly error: OnceboxError })
   /** The stop's deadline passed: this chunk was cut and will be handled again by the next owner. */
   | (AtPartition & { readonly type: "inbox.chunk-cut"; readonly firstOffset: bigint })
+  /** The group's offsets were sent to Kafka; `ok: false` is tried again. */
   | {
       readonly type: "inbox.offsets-committed";
       readonly consumer: string;
@@ -89,17 +93,20 @@ export type OnceboxEvent =
       readonly waitMs: number;
       readonly error: unknown;
     }
+  /** The lanes this relay holds, or the number of live relays, have changed. */
   | {
       readonly type: "outbox.lanes-held";
       readonly relay: string;
       readonly lanes: readonly number[];
       readonly relays: number;
     }
+  /** Another relay took these lanes over: nothing more of them is sent. */
   | {
       readonly type: "outbox.lanes-lost";
       readonly relay: string;
       readonly lanes: readonly number[];
     }
+  /** Messages were acknowledged by Kafka. */
   | {
       readonly type: "outbox.published";
       readonly relay: string;

@@ -199,7 +199,9 @@ async function exhausted(pool: Pool, waitedMs: number): Promise<StorageError> {
 
 async function probe(pool: Pool): Promise<void> {
   const { Client } = pool as unknown as { Client: new (options: object) => PoolClient };
-  const client = new Client({ ...pool.options, connectionTimeoutMillis: 5_000 });
+  // The pool hides its password from enumeration.
+  const { password } = pool.options;
+  const client = new Client({ ...pool.options, password, connectionTimeoutMillis: 5_000 });
   client.on("error", () => {});
   try {
     await client.connect();

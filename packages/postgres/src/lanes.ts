@@ -2,15 +2,9 @@
  * The relay's side of the outbox: leases of lanes, reading above their floors, settling. Owns the
  * floors in memory, one for each lease; what is stored with the lane is allowed to lag.
  */
-import type {
-  LaneLease,
-  LeaseAnswer,
-  LeaseRequest,
-  OutboxRead,
-  OutboxRow,
-  Storage,
-} from "@oncebox/core";
+import type { LaneLease, LeaseAnswer, LeaseRequest, OutboxRow, Storage } from "@oncebox/core";
 import type { Connections } from "./connections.ts";
+import { chooseFairly, type ReadLimits, type SeenRow } from "./fair-choice.ts";
 import { afterRead, afterSettle, type Floor, floorAt, lowered, risen } from "./floors.ts";
 import type { LaneRange, LeasedRow, OutboxQueries, ReadRow, SettledRow } from "./outbox-queries.ts";
 import { bytesListOf, numbersOf } from "./wire.ts";
@@ -40,6 +34,7 @@ class Lanes implements LaneVerbs {
   readonly #held = new Map<string, Held>();
   /** The highest transaction id that any settling returned. */
   #xidSeen = 0n;
+  #turn = 0;
 
   constructor(connections: Connections, queries: OutboxQueries) {
     this.#connections = connections;
@@ -77,14 +72,14 @@ class Lanes implements LaneVerbs {
   readonly readLanes: LaneVerbs["readLanes"] = async (leases, request) => {
     const { rows, bytes, sweep } = request;
     if (leases.length === 0) return { rows: [], more: false, belowFloor: 0 };
-    const lanes = leases.map((lease) => this.#heldOf(lease));
-    const before = new Map(lanes.map((held) => [held, held.state.floor]));
+    const lanes = this.#inTurn(leases.map((lease) => this.#heldOf(lease)));
+    const floors = new Map(lanes.map((held) => [held.lane, held.state.floor]));
     const pending = new Set(request.pending.map((row) => row.position));
     const limits = limitsOf(lanes, rows, countByLane(request.pending));
-    const first = await this.#readOnce(lanes, { limits, pending, sweep, rows, bytes, any: true });
-    for (const held of lanes) held.full = first.truncated.has(held.lane);
+    const first = await this.#look(lanes, { limits, pending, sweep, rows, bytes, any: true });
+    for (const held of lanes) held.full = first.full.has(held.lane);
     const found = [...first.rows];
-    let more = first.left || first.truncated.size > 0;
+    let more = first.left || first.full.size > 0;
     const full = lanes.filter((held) => held.full);
     const missing = rows - found.length;
     if (full.length > 0 && missing > 0 && !first.left) {
@@ -92,15 +87,14 @@ class Lanes implements LaneVerbs {
       // those may belong to the key of one above them.
       const share = Math.min(missing, Math.ceil((4 * missing) / full.length));
       const out = countByLane([...request.pending, ...found]);
-      const second = await this.#readOnce(full, {
+      const second = await this.#look(full, {
         limits: full.map((held) => share + (out.get(held.lane) ?? 0)),
         pending: new Set([...pending, ...found.map((row) => row.position)]),
-        ...{ sweep, rows: missing, bytes: bytes - bytesOf(found), any: false },
+        ...{ sweep, rows: missing, bytes: bytes - first.bytes, any: false },
       });
       found.push(...second.rows);
-      more = second.left || second.truncated.size > 0;
+      more = second.left || second.full.size > 0;
     }
-    const floors = new Map([...before].map(([held, floor]) => [held.lane, floor]));
     const below = sweep ? found.filter((row) => row.position <= (floors.get(row.lane) ?? 0n)) : [];
     return { rows: found, more, belowFloor: below.length };
   };
@@ -134,30 +128,37 @@ class Lanes implements LaneVerbs {
     return { lost: [...asked].filter((lane) => !stillHeld.has(lane)) };
   };
 
-  async #readOnce(lanes: readonly Held[], request: ReadRequest) {
-    const { limits, pending, sweep, rows, bytes, any } = request;
+  async #look(lanes: readonly Held[], request: LookRequest) {
+    const { limits, pending, sweep, bytes } = request;
     const ranges = lanes.map((held, index): LaneRange => {
       const above = sweep ? 0n : held.state.floor;
       return { lane: held.lane, above, limit: limits[index] ?? 1 };
     });
     const xidSeen = this.#xidSeen;
-    const statement = this.#queries.read(ranges, { rows, bytes, any }, [...pending]);
+    const statement = this.#queries.read(ranges, [...pending], bytes * 2);
     const answer = await this.#connections.with("read of outbox rows", (connection) =>
       connection.runForArrays<ReadRow>(statement),
     );
-    const read = takeIn(answer, ranges);
-    if (read.xmax <= xidSeen) this.#startOver();
+    const seen = seenIn(answer, ranges);
+    if (seen.xmax <= xidSeen) this.#startOver();
+    const choice = chooseFairly(seen.lanes, request);
     const byLane = new Map(lanes.map((held) => [held.lane, held]));
-    for (const row of read.rows) {
+    for (const row of choice.rows) {
       const held = byLane.get(row.lane);
       if (held !== undefined) held.state = afterRead(held.state, row.position);
     }
     for (const [lane, held] of byLane) {
-      const lowest = read.lowest.get(lane) ?? null;
+      const lowest = seen.lanes.get(lane)?.[0]?.position ?? null;
       if (sweep && lowest !== null) held.state = lowered(held.state, lowest);
-      held.state = risen(held.state, read.xmin, lowest);
+      held.state = risen(held.state, seen.xmin, lowest);
     }
-    return read;
+    return { ...choice, full: seen.full };
+  }
+
+  /** Another lane comes first each time: where bytes run out, they do so for others each time. */
+  #inTurn(lanes: readonly Held[]): Held[] {
+    this.#turn = (this.#turn + 1) % lanes.length;
+    return [...lanes.slice(this.#turn), ...lanes.slice(0, this.#turn)];
   }
 
   /** The database is older than what it told us: it was set back, and positions may come again. */
@@ -178,14 +179,10 @@ class Lanes implements LaneVerbs {
   }
 }
 
-interface ReadRequest {
+interface LookRequest extends ReadLimits {
   readonly limits: readonly number[];
   readonly pending: ReadonlySet<bigint>;
   readonly sweep: boolean;
-  readonly rows: number;
-  readonly bytes: number;
-  /** Whether one row is returned whatever its size. */
-  readonly any: boolean;
 }
 
 /**
@@ -210,27 +207,30 @@ function countByLane(rows: readonly OutboxRow[]): Map<number, number> {
   return counts;
 }
 
-/** The rows of one answer, and what it says about the snapshot and each lane. */
-function takeIn(answer: readonly ReadRow[], ranges: readonly LaneRange[]) {
-  const rows: OutboxRow[] = [];
-  const lowest = new Map<number, bigint>();
-  const truncated = new Set<number>();
-  const limits = new Map(ranges.map((range) => [range.lane, range.limit]));
+/** What one answer says about the snapshot and about each lane, lowest position first. */
+function seenIn(answer: readonly ReadRow[], ranges: readonly LaneRange[]) {
+  const lanes = new Map<number, SeenRow[]>();
   for (const row of answer) {
-    const [, , , lane, position, place, seen, chosen] = row;
+    const [, , lane, position, pending, bytes, fetched] = row;
     if (lane === null) continue;
-    if (place === 1) {
-      lowest.set(lane, position);
-      if (seen >= (limits.get(lane) ?? 0)) truncated.add(lane);
+    const content = fetched ? rowOf(row, lane) : null;
+    const seen = { position, pending, bytes, row: content };
+    const rows = lanes.get(lane) ?? [];
+    if ((rows.at(-1)?.position ?? 0n) >= position) {
+      throw new TypeError("oncebox_read answered a lane out of order");
     }
-    if (chosen) rows.push(rowOf(row, lane));
+    if (rows.push(seen) === 1) lanes.set(lane, rows);
   }
-  const [xmin = 0n, xmax = 0n, found] = answer[0] ?? [];
-  return { rows, lowest, truncated, xmin, xmax, left: (found ?? 0) > rows.length };
+  const full = new Set<number>();
+  for (const { lane, limit } of ranges) {
+    if ((lanes.get(lane)?.length ?? 0) >= limit) full.add(lane);
+  }
+  const [xmin = "0", xmax = "0"] = answer[0] ?? [];
+  return { lanes, full, xmin: BigInt(xmin), xmax: BigInt(xmax) };
 }
 
 function rowOf(row: ReadRow, lane: number): OutboxRow {
-  const [, , , , position, , , , id, topic, key, value, names, values] = row;
+  const [, , , position, , , , id, topic, key, value, names, values] = row;
   const headers: [string, Uint8Array | null][] = [];
   if (names !== null && values !== null) {
     const list = bytesListOf(values);
@@ -240,15 +240,3 @@ function rowOf(row: ReadRow, lane: number): OutboxRow {
   }
   return { lane, position, id, topic, key, value, headers };
 }
-
-/** As `oncebox_read` counts them. */
-function bytesOf(rows: OutboxRead["rows"]): number {
-  let bytes = 0;
-  for (const { topic, key, value, headers } of rows) {
-    bytes += rowBytes + topic.length + (key?.length ?? 0) + (value?.length ?? 0);
-    for (const [, header] of headers) bytes += rowBytes + (header?.length ?? 0);
-  }
-  return bytes;
-}
-
-const rowBytes = 64;

@@ -19,21 +19,18 @@ export interface LeasedRow {
 }
 
 /**
- * What `oncebox_read` says, as arrays: first the snapshot, then a row that was chosen, or the first
- * row of a lane, or nothing.
+ * A row of `oncebox_read`, as an array; at least one comes back, with nulls from `lane` on where
+ * there is nothing to read. The content is null where `fetched` is false.
  */
 export type ReadRow = readonly [
-  xmin: bigint,
-  xmax: bigint,
-  /** How many rows were there to choose from. */
-  found: number | null,
+  xmin: string,
+  xmax: string,
   lane: number | null,
   position: bigint,
-  /** 1 for the lowest row of its lane that this snapshot shows, read before or not. */
-  place: number,
-  /** How many rows of the lane were looked at. */
-  seen: number,
-  chosen: boolean,
+  /** Read before: looked at for the floor only. */
+  pending: boolean,
+  bytes: number,
+  fetched: boolean,
   id: string,
   topic: string,
   key: Uint8Array | null,
@@ -66,8 +63,8 @@ export interface OutboxQueries {
   readonly release: (relay: string, leases: readonly LeaseFloor[]) => Statement;
   readonly read: (
     ranges: readonly LaneRange[],
-    limits: { readonly rows: number; readonly bytes: number; readonly any: boolean },
     pending: readonly bigint[],
+    bytesMax: number,
   ) => Statement;
   readonly settle: (leases: readonly LeaseFloor[], published: readonly OutboxRow[]) => Statement;
 }
@@ -199,49 +196,44 @@ function leaseQueries(own: string) {
 function relayQueries(own: string) {
   // Index: outbox_messages_pkey, one range for each lane, upwards. Locks nothing. Each lane is read
   // from its floor, whatever was read before: a row may have been committed below rows that are
-  // already on their way. Lanes take turns (first rows of all, second rows of all, …), so that a
-  // full lane starves none; within a lane the rows chosen are always its lowest. `place` counts
-  // rows read before as well: the first is the lowest that is not published in this very snapshot,
-  // which is what the floor may rise to. octet_length does not fetch a large value; only the values
-  // of chosen rows are read.
+  // already on their way. Rows read before come without their content: they tell what the floor may
+  // rise to in this very snapshot. The content of all others is fetched up to a number of bytes, in
+  // the order of the lanes given; octet_length does not fetch a large value.
   const read = define(
     "read",
     `
-    WITH found AS (
-      SELECT m.lane, m.position, m.message_id, m.topic, m.key, m.value,
-        m.header_names, m.header_values, m.position = ANY ($4::bigint[]) AS pending,
-        64 + octet_length(m.topic) + coalesce(octet_length(m.key), 0)
-          + coalesce(octet_length(m.value), 0) + pg_column_size(m.header_values) AS bytes
-      FROM unnest($1::smallint[], $2::bigint[], $3::integer[]) AS l (lane, above, most)
-      CROSS JOIN LATERAL (
-        SELECT * FROM ${own}outbox_messages o
-        WHERE o.lane = l.lane AND o.position > l.above
-        ORDER BY o.position LIMIT l.most
-      ) AS m
-    ), placed AS (
-      SELECT *, row_number() OVER lane AS place, count(*) OVER (PARTITION BY lane) AS seen,
-        count(*) FILTER (WHERE NOT pending) OVER lane AS turn
-      FROM found WINDOW lane AS (PARTITION BY lane ORDER BY position)
-    ), chosen AS (
-      SELECT *, count(*) FILTER (WHERE NOT pending) OVER () AS found,
-        NOT pending AND row_number() OVER turns <= $5
-          AND (sum(bytes) OVER turns <= $6 OR $7 AND row_number() OVER turns = 1) AS chosen
-      FROM placed WINDOW turns AS (ORDER BY pending, turn, lane)
-    )
-    SELECT pg_snapshot_xmin(s.snapshot), pg_snapshot_xmax(s.snapshot), c.found::integer, c.lane,
-      c.position, c.place::integer, c.seen::integer, c.chosen, c.message_id, c.topic, c.key,
-      CASE WHEN c.chosen THEN c.value END,
-      CASE WHEN c.chosen AND c.header_names <> '{}' THEN array_to_json(c.header_names) END,
-      CASE WHEN c.chosen THEN c.header_values::text END
-    FROM (SELECT pg_current_snapshot() AS snapshot) AS s
-    LEFT JOIN chosen c ON c.chosen OR c.place = 1
-    ORDER BY c.turn, c.lane`,
+    SELECT (SELECT pg_snapshot_xmin(pg_current_snapshot())::text),
+      (SELECT pg_snapshot_xmax(pg_current_snapshot())::text),
+      m.lane, m.position, m.pending, m.bytes, m.fetched,
+      CASE WHEN m.fetched THEN m.message_id END,
+      CASE WHEN m.fetched THEN m.topic END,
+      CASE WHEN m.fetched THEN m.key END,
+      CASE WHEN m.fetched THEN m.value END,
+      CASE WHEN m.fetched AND m.header_names <> '{}' THEN array_to_json(m.header_names) END,
+      CASE WHEN m.fetched THEN m.header_values::text END
+    FROM (VALUES (1)) AS at_least_one_row
+    LEFT JOIN (
+      SELECT *, NOT pending AND
+        sum(CASE WHEN pending THEN 0 ELSE bytes END) OVER (ROWS UNBOUNDED PRECEDING) - bytes < $5
+        AS fetched
+      FROM (
+        SELECT o.*, o.position = ANY ($4::bigint[]) AS pending,
+          64 + octet_length(o.topic) + coalesce(octet_length(o.key), 0)
+            + coalesce(octet_length(o.value), 0) + pg_column_size(o.header_values) AS bytes
+        FROM unnest($1::smallint[], $2::bigint[], $3::integer[]) AS l (lane, above, most)
+        CROSS JOIN LATERAL (
+          SELECT * FROM ${own}outbox_messages
+          WHERE outbox_messages.lane = l.lane AND position > l.above
+          ORDER BY position LIMIT l.most
+        ) AS o
+      ) AS found
+    ) AS m ON true`,
     { prepare: false },
   );
   // Index: outbox_lanes_pkey, outbox_messages_pkey. Locks the lanes in order, so that none is taken
   // over before this commits; a lane whose token is another is left alone, and its rows with it.
   // Exactly the given rows are deleted, never a range: a row committed meanwhile may lie inside.
-  // OFFSET 0 keeps one index look-up for each row, however large the table. The transaction's id is
+  // LIMIT 1 keeps one index look-up for each row, however large the table. The transaction's id is
   // made in here, so it is higher than that of every row that any earlier read returned.
   const settle = define(
     "settle",
@@ -262,7 +254,7 @@ function relayQueries(own: string) {
         FROM unnest($4::smallint[], $5::bigint[]) AS p (lane, position)
         CROSS JOIN LATERAL (
           SELECT o.ctid AS row_id FROM ${own}outbox_messages o
-          WHERE o.lane = p.lane AND o.position = p.position OFFSET 0
+          WHERE o.lane = p.lane AND o.position = p.position LIMIT 1
         ) AS m
         WHERE p.lane IN (SELECT lane FROM held)
       ))
@@ -271,13 +263,13 @@ function relayQueries(own: string) {
     { prepare: false },
   );
   return {
-    read: (ranges, { rows, bytes, any }, pending) =>
+    read: (ranges, pending, bytesMax) =>
       read(
         plainArray(ranges.map((range) => range.lane)),
         plainArray(ranges.map((range) => range.above)),
         plainArray(ranges.map((range) => range.limit)),
         plainArray(pending),
-        ...[rows, bytes, any],
+        bytesMax,
       ),
     settle: (leases, published) =>
       settle(

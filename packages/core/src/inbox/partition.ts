@@ -343,8 +343,11 @@ class Worker<Tx> implements PartitionWorker {
     if (message === null) return;
     this.#blockedBy = error;
     const { offset, attempt } = message;
-    const tries = error instanceof PermanentError ? Number.POSITIVE_INFINITY : attempt;
-    const waitMs = wait ? backoffMs(messageBackoff, tries, clock.random()) : 0;
+    const pause =
+      error instanceof PermanentError
+        ? messageBackoff.maxMs
+        : backoffMs(messageBackoff, attempt, clock.random());
+    const waitMs = wait ? pause : 0;
     observe({ ...this.ref, type: "inbox.blocked", offset, attempt, waitMs, error });
     if (wait) await this.#sleep(waitMs);
   }

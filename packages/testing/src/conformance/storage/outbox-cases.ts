@@ -187,25 +187,27 @@ const orderCases: readonly StorageCase[] = [
     promise: "O3",
     name: "a lower position that commits after higher ones were settled is not missed",
     run: (context) =>
-      lateCommitter(context, async (begin, write) => {
-        const late = await begin();
-        await write(late, "late");
+      lateCommitter(context, async () => {
+        const late = await context.begin();
+        await context.storage.enqueue(late.tx, [entry(0, "late")]);
         await publish(context, context.storage, entry(0, "early"));
-        return late;
+        return { late };
       }),
   },
   {
     promise: "O3",
     name: "nor one whose transaction began after that of the higher position",
     run: (context) =>
-      lateCommitter(context, async (begin, write) => {
-        const early = await begin();
-        await context.insertEffect(early.tx, "takes a transaction id");
-        const late = await begin();
-        await write(late, "late");
-        await write(early, "early");
+      lateCommitter(context, async () => {
+        const { storage, begin, insertEffect } = context;
+        const [early, other, late] = [await begin(), await begin(), await begin()];
+        // In this order they become transactions in the eyes of the database.
+        await insertEffect(early.tx, "early");
+        await insertEffect(other.tx, "other");
+        await storage.enqueue(late.tx, [entry(0, "late")]);
+        await storage.enqueue(early.tx, [entry(0, "early")]);
         await early.commit();
-        return late;
+        return { late, other };
       }),
   },
   {
@@ -220,24 +222,22 @@ const orderCases: readonly StorageCase[] = [
   },
 ];
 
-type Write<Tx> = (own: OwnTransaction<Tx>, name: string) => Promise<void>;
-
-/** `arrange` commits the row `early` and returns a transaction that has written `late` below it. */
+/**
+ * `arrange` commits the row `early` and leaves open a transaction that has written `late` below it,
+ * perhaps another that ends when `early` is settled.
+ */
 async function lateCommitter<Tx>(
   context: StorageUnderTest<Tx>,
-  arrange: (
-    begin: () => Promise<OwnTransaction<Tx>>,
-    write: Write<Tx>,
-  ) => Promise<OwnTransaction<Tx>>,
+  arrange: () => Promise<{ late: OwnTransaction<Tx>; other?: OwnTransaction<Tx> }>,
 ): Promise<void> {
-  const { storage, another, begin } = context;
-  const write: Write<Tx> = (own, name) => storage.enqueue(own.tx, [entry(0, name)]);
-  const late = await arrange(begin, write);
+  const { storage, another } = context;
+  const { late, other } = await arrange();
   const reader = another();
   const leases = await leaseAll(reader);
   const first = await read(reader, leases);
   same(names(first.rows), ["early"], "the rows before the late commit");
   await settle(reader, leases, first.rows);
+  await other?.rollback();
   // The floor may be moved by any later read or settle: give it every chance.
   for (let round = 0; round < 4; round += 1) {
     await publish(context, storage, entry(0, `higher ${round}`), entry(1, `lane 1, ${round}`));

@@ -17,7 +17,10 @@ import type { StorageUnderTest } from "./storage-under-test.ts";
 
 /** Enough for two statements to meet in the middle, in every run. */
 const idsPerStatement = 40;
-const deadlockRounds = 25;
+const deadlockRounds = 15;
+const crossingRounds = 4;
+/** While so many questions are answered, a statement that was sent has got to where it waits. */
+const roundTrips = 30;
 
 const inChunks: readonly StorageCase[] = [
   {
@@ -130,6 +133,24 @@ const inChunks: readonly StorageCase[] = [
   },
   {
     promise: "I3",
+    name: "chunks that wait for the same id do not wait for each other when they go on",
+    run: async (context) => {
+      const { storage, another } = context;
+      await register(storage, 0n, 0n);
+      const sides = [storage, another()];
+      await crossing(context, async (index, ids) => {
+        const side = sides[index] ?? storage;
+        const claimed = await claim(side, index);
+        const start = Number(claimed.nextOffset);
+        const records = ids.map((each, n) => record(start + n, { id: each }));
+        const chunk = await side.open(claimed, records);
+        await chunk.commit(BigInt(start + ids.length));
+        return chunk.recorded;
+      });
+    },
+  },
+  {
+    promise: "I3",
     name: "chunks with the same ids in opposite orders never deadlock, and each id is new once",
     run: async ({ storage, another }) => {
       await register(storage, 0n, 0n);
@@ -186,6 +207,34 @@ async function twoAtOnce<Tx>(
   }
 }
 
+/**
+ * Two record the same ids in opposite orders, and both wait for the id in the middle, which a third
+ * transaction has and gives back: whoever took his first id before he waited now has what the other
+ * wants next.
+ */
+async function crossing<Tx>(
+  { storage, begin, openTransactions }: StorageUnderTest<Tx>,
+  recordSide: (index: 0 | 1, ids: readonly Uint8Array[]) => Promise<readonly Recorded[]>,
+): Promise<void> {
+  // What is known by name from now on is not what is waited for.
+  const first = await begin();
+  await storage.recordIds(first.tx, consumer, [message(0)]);
+  await first.commit();
+  for (let round = 1; round <= crossingRounds; round += 1) {
+    const ids = [id(round * 10), id(round * 10 + 1), id(round * 10 + 2)] as const;
+    const gate = await begin();
+    await storage.recordIds(gate.tx, consumer, [{ ...message(0), id: ids[1] }]);
+    const sides = [recordSide(0, ids), recordSide(1, [...ids].reverse())];
+    // Their end is not waited for, so that what was sent gets as far as it can.
+    const over = sides.map(settled);
+    for (let n = 0; n < roundTrips && !over.every((each) => each()); n += 1)
+      await openTransactions();
+    await gate.rollback();
+    const [forth = [], back = []] = await Promise.all(sides);
+    sameOnceNew([forth, [...back].reverse()], `round ${round}`);
+  }
+}
+
 /** Of two results over the same ids, in the same order, exactly one is new at each place. */
 function sameOnceNew(results: readonly (readonly Recorded[])[], where: string): void {
   const [a = [], b = []] = results;
@@ -234,6 +283,20 @@ const inOwnTransactions: readonly StorageCase[] = [
       const recorded = await storage.recordIds(later.tx, consumer, [message(2), message(2, 8)]);
       same(recorded, ["duplicate", "conflict"], "what recordIds records after the chunk");
       await later.rollback();
+    },
+  },
+  {
+    promise: "I3",
+    name: "recordings that wait for the same id do not wait for each other when they go on",
+    run: async (context) => {
+      const { storage, begin } = context;
+      await crossing(context, async (_, ids) => {
+        const own = await begin();
+        const list = ids.map((each) => ({ ...message(0), id: each }));
+        const recorded = await storage.recordIds(own.tx, consumer, list);
+        await own.commit();
+        return recorded;
+      });
     },
   },
   {
