@@ -6,7 +6,7 @@ import type { ClientBase } from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
-import { brokenStorages } from "./broken-storages.ts";
+import { brokenStorages, misfits } from "./broken-storages.ts";
 import { type PostgresVariant, postgresUnderTest } from "./postgres-under-test.ts";
 
 type Name = keyof typeof brokenStorages;
@@ -205,6 +205,7 @@ test("every promise is broken by one storage at least", () => {
 for (const [name, broken] of Object.entries(brokenStorages)) {
   test(name, { timeout: 300_000 }, async () => {
     const found = await failing({ pipeline: true, ...broken });
+    expect([...misfits]).toEqual([]);
     expect(found.filter((each) => !byChance.includes(each))).toEqual(noticed[name as Name]);
     expect(noticed[name as Name].some((each) => each.startsWith(name.slice(0, 2)))).toBe(true);
   });

@@ -15,6 +15,9 @@ import type { PostgresVariant } from "./postgres-under-test.ts";
 type Broken = Pick<PostgresVariant, "rewrite" | "wrap">;
 type Chunk = ChunkTransaction<ClientBase>;
 
+/** Breaks that found nothing to break: their storages fail, or pass, for no good reason. */
+export const misfits = new Set<string>();
+
 /** Replaces places of one statement, which is found by the comment that names it. */
 function altered(
   statement: string,
@@ -24,8 +27,7 @@ function altered(
     rewrite: (text) => {
       if (!text.startsWith(`/* oncebox_${statement} */`)) return text;
       return changes.reduce((changed, [place, by]) => {
-        // A break that does nothing would leave a storage that passes.
-        if (!place.test(changed)) throw new Error(`${place} is not in ${changed}`);
+        if (!place.test(changed)) misfits.add(`${place} is not in ${changed}`);
         return changed.replace(place, () => by);
       }, text);
     },
@@ -149,13 +151,15 @@ export const brokenStorages = {
     };
   }),
   "O3: the floor rises although older transactions are open": altered("read", [
-    /pg_snapshot_xmin\(s\.snapshot\)/,
-    "pg_snapshot_xmax(s.snapshot)",
+    /pg_snapshot_xmin\(/,
+    "pg_snapshot_xmax(",
   ]),
-  "O3: a lane is read backwards": altered("read", [
-    /ORDER BY position LIMIT l\.most/,
-    "ORDER BY position DESC LIMIT l.most",
-  ]),
+  "O3: a lane is read backwards": wrapped((storage) => ({
+    readLanes: async (...args) => {
+      const read = await storage.readLanes(...args);
+      return { ...read, rows: [...read.rows].reverse() };
+    },
+  })),
   "O4: a live lease is taken": altered("lease", [
     /\(leased_until IS NULL OR leased_until < clock_timestamp\(\)\)/,
     "true",

@@ -119,7 +119,7 @@ describe("what the relay publishes", () => {
     const topic = await s.topic({ partitions: 3 });
     const relays = [s.relay({ sweepIntervalMs: 100 }), s.relay({ batchRowsMax: 7 })];
     await Promise.all(relays.map((relay) => relay.start()));
-    await writers(s, topic, 60, 8);
+    await writers(s, topic, 40, 8);
     await s.drained();
     await Promise.all(relays.map((relay) => relay.stop()));
     const { repeats } = await expectComplete(s, topic);
@@ -304,7 +304,7 @@ describe("lanes", () => {
     expect((await one.waitFor("outbox.lanes-held")).lanes).toHaveLength(64);
     const second = s.relay({ observer: two.observer });
     await second.start();
-    const writing = writers(s, topic, 100, 4);
+    const writing = writers(s, topic, 60, 4);
     await two.waitFor(
       "outbox.lanes-held",
       ({ lanes, relays }) => lanes.length === 32 && relays === 2,
@@ -329,7 +329,7 @@ describe("lanes", () => {
     const workers = [1, 2].map(() => spawnWorker(file, { args: [s.databaseUrl, brokers] }));
     const [victim] = workers;
     await Promise.all(workers.map((worker) => worker.waitFor("started")));
-    const writing = writers(s, topic, 150, 4);
+    const writing = writers(s, topic, 100, 4);
     await victim?.waitFor("outbox.published");
     victim?.kill();
     const survivor = s.relay();
@@ -476,7 +476,7 @@ describe("failures", () => {
     };
     const relays = [1, 2].map(() => s.relay({ storage, broker, batchRowsMax: 10 }));
     await Promise.all(relays.map((relay) => relay.start()));
-    await writers(s, topic, 40, 4);
+    await writers(s, topic, 25, 4);
     await s.drained();
     await Promise.all(relays.map((relay) => relay.stop()));
     await expectComplete(s, topic);
@@ -522,6 +522,23 @@ describe("failures", () => {
     const log = await s.log(topic);
     expect(valuesByKey(log)).toMatchObject({ a: ["1", large, "3", "4"], b: ["1", "2"] });
     expect(log).toHaveLength(8);
+  });
+
+  it("of one message end when a person deletes its row", async () => {
+    await using s = await outboxScene();
+    const topic = await s.topic({ config: { "max.message.bytes": "2000" } });
+    await s.enqueue(
+      message(topic, "a", "x".repeat(5_000), { id: "too-large" }),
+      message(topic, "a", "2"),
+      message(topic, "a", "3"),
+    );
+    const relay = s.relay({ sweepIntervalMs: 300 });
+    await relay.start();
+    await s.ear.waitFor("outbox.blocked", ({ attempt }) => attempt === 2);
+    await s.pool.query("DELETE FROM oncebox.outbox_messages WHERE message_id = 'too-large'");
+    await s.published(2);
+    await s.drained();
+    expect(valuesByKey(await s.log(topic))).toEqual({ a: ["2", "3"] });
   });
 
   it("of a topic that is missing hold up that topic until it is there", async () => {

@@ -65,8 +65,13 @@ export interface OutboxQueries {
     ranges: readonly LaneRange[],
     pending: readonly bigint[],
     bytesMax: number,
+    options: { readonly prepare: boolean },
   ) => Statement;
-  readonly settle: (leases: readonly LeaseFloor[], published: readonly OutboxRow[]) => Statement;
+  readonly settle: (
+    leases: readonly LeaseFloor[],
+    published: readonly OutboxRow[],
+    options: { readonly prepare: boolean },
+  ) => Statement;
 }
 
 export function outboxQueries(schema: string): OutboxQueries {
@@ -263,20 +268,24 @@ function relayQueries(own: string) {
     { prepare: false },
   );
   return {
-    read: (ranges, pending, bytesMax) =>
-      read(
+    read: (ranges, pending, bytesMax, { prepare }) => ({
+      ...read(
         plainArray(ranges.map((range) => range.lane)),
         plainArray(ranges.map((range) => range.above)),
         plainArray(ranges.map((range) => range.limit)),
         plainArray(pending),
         bytesMax,
       ),
-    settle: (leases, published) =>
-      settle(
+      prepare,
+    }),
+    settle: (leases, published, { prepare }) => ({
+      ...settle(
         ...[lanesOf(leases), tokensOf(leases), floorsOf(leases)],
         plainArray(published.map((row) => row.lane)),
         plainArray(published.map((row) => row.position)),
       ),
+      prepare,
+    }),
   } satisfies Partial<OutboxQueries>;
 }
 

@@ -3,9 +3,9 @@ import { describe, expect, it } from "vitest";
 import { textOf, utf8 } from "../message.ts";
 import type { PublishResult } from "../ports/broker.ts";
 import type { OutboxRow } from "../ports/storage.ts";
-import { Backlog, sentBytes } from "./backlog.ts";
+import { Backlog } from "./backlog.ts";
 import type { HeldLane } from "./lanes.ts";
-import type { Entry } from "./queue.ts";
+import { type Entry, sentBytes } from "./queue.ts";
 
 const leaseOf = (lane: number): HeldLane => ({ lane, token: "t", deadline: 0, state: "active" });
 
@@ -139,6 +139,32 @@ describe("a refused message", () => {
     expect(send(300, () => "ok").sent).toEqual(["1-1"]);
     expect(send(300, () => "ok").sent).toEqual(["1-3", "1-6"]);
     expect(backlog.blocked).toEqual({ rows: 0, bytes: 0 });
+  });
+
+  it("that a person deletes holds its key up no longer than until it is read again", () => {
+    const { backlog, lane, send } = scene();
+    send(0, (id) => (id === "1-1" || id === "1-3" ? "message" : "ok"));
+    backlog.forgetBlocked();
+    expect(backlog.blocked).toEqual({ rows: 0, bytes: 0 });
+    expect(backlog.pending().map(({ id }) => id)).not.toContain("1-1");
+    // Still blocked: it was read again, and its pause is not over.
+    for (const position of [1, 3]) backlog.add(row(1, position), lane);
+    expect(send(50, () => "ok").sent).toEqual([]);
+    expect(send(100, () => "message").outcome.blocked).toMatchObject([{ attempt: 2 }]);
+    backlog.forgetBlocked();
+    backlog.add(row(1, 3), lane);
+    expect(send(299, () => "ok").sent).toEqual([]);
+    expect(send(300, () => "ok").sent).toEqual(["1-3"]);
+  });
+
+  it("is not overtaken by rows that were ready when it was forgotten", () => {
+    const { backlog, lane, send } = scene();
+    send(0, (id) => (id === "1-1" || id === "1-3" ? "message" : "ok"));
+    backlog.add(row(1, 6), lane);
+    backlog.forgetBlocked();
+    expect(send(1_000, () => "ok").sent).toEqual([]);
+    for (const position of [1, 3, 6]) backlog.add(row(1, position), lane);
+    expect(send(1_000, () => "ok").sent).toEqual(["1-1", "1-3", "1-6"]);
   });
 
   it("without a key blocks only itself", () => {
@@ -454,6 +480,7 @@ it("keeps first occurrences in order per key and loses nothing, whatever happens
     fc.record({ do: fc.constant("lose" as const), lane }),
     fc.record({ do: fc.constant("drain" as const), lane }),
     fc.record({ do: fc.constant("cure" as const) }),
+    { weight: 2, arbitrary: fc.record({ do: fc.constant("forget" as const) }) },
     fc.record({ do: fc.constant("topic" as const), name: fc.constantFrom("a", "b") }),
     fc.record({ do: fc.constant("partitions" as const), count: fc.integer({ min: 1, max: 3 }) }),
   );
@@ -483,6 +510,7 @@ it("keeps first occurrences in order per key and loses nothing, whatever happens
       }
       if (one.do === "lose") world.change(one.lane, "lost");
       if (one.do === "drain") world.change(one.lane, "draining");
+      if (one.do === "forget") world.backlog.forgetBlocked();
       if (one.do === "cure") world.poison.clear();
       if (one.do === "topic" && answered) {
         if (!world.gone.delete(one.name)) world.gone.add(one.name);

@@ -15,7 +15,7 @@
 import type { PublishResult } from "../ports/broker.ts";
 import type { OutboxRow } from "../ports/storage.ts";
 import type { HeldLane } from "./lanes.ts";
-import { createQueue, type Entry, type Queue } from "./queue.ts";
+import { createQueue, type Entry, type Queue, sentBytes } from "./queue.ts";
 
 export type Scope = "message" | "partition" | "topic";
 
@@ -146,9 +146,24 @@ export class Backlog {
   /** Nothing more is sent of this lane; what is on its way is still settled. */
   drain(lane: HeldLane): void {
     this.#forgetUnsent(lane);
+    this.#onlySent(lane);
+  }
+
+  #onlySent(lane: HeldLane): void {
     const rows = this.#all.get(lane);
     const kept = new Set([...this.#sending, ...this.#published]);
     for (const [position, entry] of rows ?? []) if (!kept.has(entry)) rows?.delete(position);
+  }
+
+  /**
+   * Forgets what waits in lanes with blocked rows, to be read again: a person may have deleted one.
+   * Blocks stay and take them in again; ready rows go as well, or they would overtake.
+   */
+  forgetBlocked(): void {
+    for (const lane of this.blockedLanes()) {
+      this.#onlySent(lane);
+      for (const { queue } of [...this.#blocks.values(), { queue: this.#ready }]) queue.drop(lane);
+    }
   }
 
   #forgetUnsent(lane: HeldLane): void {
@@ -379,16 +394,3 @@ function nameOf(scope: Scope, { row, partition }: Entry): string {
 
 /** One character for each byte, so that bytes which are not UTF-8 stay apart. */
 const latin1 = new TextDecoder("latin1");
-
-const rowFrameBytes = 64;
-const headerFrameBytes = 10;
-
-/** At most what the row takes in Kafka's format: a batch within its limit is taken as one. */
-export function sentBytes(row: OutboxRow): number {
-  let bytes = rowFrameBytes + (row.key?.length ?? 0) + (row.value?.length ?? 0);
-  for (const [name, value] of row.headers) {
-    // Three bytes a character at most: counting them exactly would cost more than it saves.
-    bytes += headerFrameBytes + name.length * 3 + (value?.length ?? 0);
-  }
-  return bytes;
-}

@@ -274,6 +274,7 @@ class LaneRelay<Tx> {
     const lanes = this.#readable(now);
     if (room === null || lanes.length === 0) return;
     const sweep = now >= this.#sweepAt;
+    if (sweep) this.#backlog.forgetBlocked();
     this.#woken = false;
     const { rows, more, belowFloor } = await this.#storage.readLanes(lanes.map(leaseOf), {
       ...room,

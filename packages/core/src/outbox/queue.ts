@@ -93,3 +93,16 @@ function insert(list: Entry[], entry: Entry): void {
   while (at > 0 && (list[at - 1] as Entry).row.position > entry.row.position) at -= 1;
   list.splice(at, 0, entry);
 }
+
+const rowFrameBytes = 64;
+const headerFrameBytes = 10;
+
+/** At most what the row takes in Kafka's format: a batch within its limit is taken as one. */
+export function sentBytes(row: OutboxRow): number {
+  let bytes = rowFrameBytes + (row.key?.length ?? 0) + (row.value?.length ?? 0);
+  for (const [name, value] of row.headers) {
+    // Three bytes a character at most: counting them exactly would cost more than it saves.
+    bytes += headerFrameBytes + name.length * 3 + (value?.length ?? 0);
+  }
+  return bytes;
+}

@@ -49,8 +49,9 @@ export interface OutboxRelayOptions<Tx> {
    */
   readonly pollIdleMs?: number;
   /**
-   * How often lanes are read from their start, in milliseconds, to find a row that was passed over.
-   * There is none unless a promise of the storage is broken; a read over dead rows has its price.
+   * How often lanes are read from their start, in milliseconds: to find a row that was passed over,
+   * of which there is none unless a promise of the storage is broken, and to notice that a person
+   * has deleted the row of a refused message. A read over dead rows has its price.
    * @defaultValue 60000
    */
   readonly sweepIntervalMs?: number;

@@ -231,9 +231,10 @@ async function lateCommitter<Tx>(
   arrange: () => Promise<{ late: OwnTransaction<Tx>; other?: OwnTransaction<Tx> }>,
 ): Promise<void> {
   const { storage, another } = context;
-  const { late, other } = await arrange();
   const reader = another();
+  // Before, so that nothing that is newer ends between the writers' commits and the settling.
   const leases = await leaseAll(reader);
+  const { late, other } = await arrange();
   const first = await read(reader, leases);
   same(names(first.rows), ["early"], "the rows before the late commit");
   await settle(reader, leases, first.rows);
