@@ -6,10 +6,12 @@ import kafkajs, { type Admin, Kafka, logLevel } from "kafkajs";
 import pg from "pg";
 import type { SqlBreak } from "../../test/fixtures/breaks.ts";
 import { trackPositions } from "../../test/fixtures/history.ts";
-import { provideKafka } from "../../test/fixtures/kafka.ts";
+import { kafkaAvailability, provideKafka } from "../../test/fixtures/kafka.ts";
+import { kafkaObstacle } from "../../test/fixtures/kafka-jars.ts";
 import { uniqueName } from "../../test/fixtures/names.ts";
 import { providePostgres } from "../../test/fixtures/postgres.ts";
 import { createTopic } from "../../test/fixtures/topics.ts";
+import { DemoFailure } from "./cast.ts";
 import { tables } from "./orders.ts";
 import { type Setting, schema } from "./setting.ts";
 
@@ -30,6 +32,9 @@ export interface Stage {
 }
 
 export async function openStage(breaks: readonly SqlBreak[], undo: Undo): Promise<Stage> {
+  if (kafkaAvailability() === "none") {
+    throw new DemoFailure(`no Kafka: ${kafkaObstacle()}, and KAFKA_BROKERS is not set`);
+  }
   const starting = [providePostgres(), provideKafka()] as const;
   for (const server of starting) undo.push(async () => (await server).stop());
   const [{ url: databaseUrl }, { brokers }] = await Promise.all(starting);

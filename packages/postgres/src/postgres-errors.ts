@@ -2,7 +2,7 @@
  * What an error of the database or its driver means: whose trouble it is, and which of our errors it
  * becomes. Everything here looks at errors and touches nothing.
  */
-import { OnceboxError, StorageError, type Trouble } from "@oncebox/core";
+import { ConfigurationError, OnceboxError, StorageError, type Trouble } from "@oncebox/core";
 
 /** SQLSTATEs and classes (two characters) that concern the database as a whole. */
 const globalStates: ReadonlySet<string> = new Set([
@@ -27,6 +27,9 @@ const localStates: ReadonlySet<string> = new Set([
   "25P03", // idle-in-transaction time-out
   "25P04", // transaction time-out
 ]);
+
+/** A schema, table or column of ours is not there. */
+const missingStates: ReadonlySet<string> = new Set(["3F000", "42P01", "42703"]);
 
 /** Errors of the socket. Only those of our own connections count: a handler calls others as well. */
 const networkCodes: ReadonlySet<string> = new Set([
@@ -80,6 +83,13 @@ export function storageErrors(): StorageErrors {
       if (isObject(error)) fromOurConnections.add(error);
       const found = trouble(error);
       const state = sqlState(error);
+      if (state !== null && missingStates.has(state)) {
+        return new ConfigurationError(
+          "schema-missing",
+          `${doing}: ${textOf(error)}. The schema is not installed, or lacks migrations: run migrate(pool)`,
+          { cause: error, details: { sqlState: state } },
+        );
+      }
       return new StorageError(codes[found ?? "none"], `${doing}: ${textOf(error)}`, {
         cause: error,
         retryable: found !== null,

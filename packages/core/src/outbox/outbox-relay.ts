@@ -41,8 +41,8 @@ export function createOutboxRelay<Tx>(options: OutboxRelayOptions<Tx>): OutboxRe
   };
 }
 
-/** Lease, read and settle may run at the same time, each on a connection. */
-const connectionsNeeded = 3;
+/** Lease, read and settle may run at the same time, each on a connection; listening holds another. */
+const connectionsNeeded = 4;
 
 /** How long the busy interval lasts after rows were written whose commit will not be seen. */
 const expectedForMs = 1_000;
@@ -164,7 +164,7 @@ class LaneRelay<Tx> {
     if (poolSize < connectionsNeeded) {
       throw new ConfigurationError(
         "pool-too-small",
-        `an outbox relay needs ${connectionsNeeded} connections (lanes, reading, deleting), the pool has ${poolSize}: enlarge the pool`,
+        `an outbox relay needs ${connectionsNeeded} connections (lanes, reading, deleting, listening), the pool has ${poolSize}: enlarge the pool`,
         { details: { needed: connectionsNeeded, poolSize } },
       );
     }

@@ -36,7 +36,7 @@ export type CommitFault = "request-lost" | "reply-lost" | "request-late";
  * afterwards, with force: a failed case leaves transactions open.
  */
 export interface StorageUnderTest<Tx> {
-  /** Migrated, without any row, and with a bound of some seconds on idle transactions at most. */
+  /** Migrated, and without any row. */
   readonly storage: Storage<Tx>;
   /** Another storage over connections of its own on the same tables: acts as another process. */
   readonly another: () => Storage<Tx>;
