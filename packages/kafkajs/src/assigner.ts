@@ -29,10 +29,17 @@ export function assignRoundRobin(
   );
   const topics = [...new Set(members.flatMap((member) => member.topics))].sort();
   const loads = new Map(members.map(({ memberId }) => [memberId, 0]));
+  // How many partitions a member could get at all.
+  const choices = new Map(
+    members.map((member) => [
+      member.memberId,
+      member.topics.reduce((sum, topic) => sum + partitionsOf(topic).length, 0),
+    ]),
+  );
   for (const topic of topics) {
     const subscribed = members.filter((member) => member.topics.includes(topic));
     for (const partition of [...partitionsOf(topic)].sort((a, b) => a - b)) {
-      const { memberId } = leastLoaded(subscribed, loads);
+      const { memberId } = leastLoaded(subscribed, loads, choices);
       const owned = assignment.get(memberId);
       if (owned !== undefined) owned[topic] = [...(owned[topic] ?? []), partition];
       loads.set(memberId, (loads.get(memberId) ?? 0) + 1);
@@ -41,13 +48,19 @@ export function assignRoundRobin(
   return assignment;
 }
 
-/** In turn where all subscribe to the same; a member that few topics suit is not passed over. */
+/** In turn where all subscribe to the same; among equals, the one that fewer partitions suit. */
 function leastLoaded(
   subscribed: readonly Subscriber[],
   loads: ReadonlyMap<string, number>,
+  choices: ReadonlyMap<string, number>,
 ): Subscriber {
-  const load = ({ memberId }: Subscriber) => loads.get(memberId) ?? 0;
-  return subscribed.reduce((least, member) => (load(member) < load(least) ? member : least));
+  const of = (counts: ReadonlyMap<string, number>, { memberId }: Subscriber) =>
+    counts.get(memberId) ?? 0;
+  return subscribed.reduce((least, member) => {
+    const difference =
+      of(loads, member) - of(loads, least) || of(choices, member) - of(choices, least);
+    return difference < 0 ? member : least;
+  });
 }
 
 export function createAssigner(cluster: KafkaCluster): Assigner {

@@ -7,7 +7,7 @@ import type { Clock } from "../ports/clock.ts";
 import type { Storage } from "../ports/storage.ts";
 
 export interface OutboxRelayOptions<Tx> {
-  /** The database that holds the outbox. The relay uses up to three connections of it at once. */
+  /** The database that holds the outbox. The relay uses up to four connections of it at once. */
   readonly storage: Storage<Tx>;
   /** Where the messages go. */
   readonly broker: Broker;
