@@ -1,5 +1,5 @@
-// Owns what is done to the workers of a run: a plan drawn from a seed, and its performance. Every
-// act waits until its victim stands still at a logged point of a chunk, so that no kill misses.
+// Owns what is done to the workers of a run: a plan drawn from a seed, and its performance. An act
+// that aims waits until its victim stands still at a logged point of a chunk, so that none misses.
 
 import type { Point } from "./churn-worker.ts";
 import type { Crew, Heard, Member } from "./crew.ts";
@@ -66,6 +66,9 @@ interface ChunkStep {
   readonly firstOffset: bigint;
 }
 
+/** Timers may fire a little early. */
+const marginMs = 100;
+
 export async function perform(act: Act, stage: Stage): Promise<void> {
   const { crew, feed } = stage;
   if (act.point !== null) return atPoint(act, act.point, stage);
@@ -114,7 +117,7 @@ async function stopped(
 ): Promise<void> {
   const { crew, sessionTimeoutMs } = stage;
   const { name } = member.life;
-  const overdue = new Promise((resolve) => setTimeout(resolve, sessionTimeoutMs));
+  const overdue = new Promise((resolve) => setTimeout(resolve, sessionTimeoutMs + marginMs));
   await takenOver(crew, member, chunk, since);
   if (point === "opening") await committedBehind(crew, member, chunk, since);
   // By definition of this act. A rebalance that was under way may have moved the partition sooner.

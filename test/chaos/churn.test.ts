@@ -90,6 +90,11 @@ describe.skipIf(obstacle !== undefined)("churn", () => {
     expectExactlyOnce(outcome);
     expect(report.acknowledged, account).toBe(20_000);
     expect(report.published, account).toBeGreaterThan(20_000);
+    // What this proof promises, whatever becomes of the plan above.
+    expect(tally.kills, account).toBeGreaterThanOrEqual(10);
+    expect(tally.killsInChunk, account).toBeGreaterThanOrEqual(8);
+    expect(tally.killsInCommit, account).toBeGreaterThanOrEqual(3);
+    expect(tally.stopsPastSession, account).toBeGreaterThanOrEqual(3);
     // The claim: a worker that missed its takeover is refused by the database when it opens a chunk.
     expect(tally.fenced, account).toBe(2);
   });
@@ -103,11 +108,14 @@ describe.skipIf(obstacle !== undefined)("churn", () => {
         pipelined: false,
         acts: { "kill handling": 1, "kill committing": 1, "stop handling": 1, "stop opening": 1 },
       });
-      const { tally, account } = outcome;
+      const { report, tally, account } = outcome;
       expectExactlyOnce(outcome);
+      expect(report.published, account).toBe(report.acknowledged);
       expect(tally.fenced, account).toBe(1);
     });
 
+    // As long as the position does not fall, which the break sees to: at or above the position, an id
+    // taken by the very same record is not a duplicate, by design.
     it("ids hold without the fence: a stale chunk is committed, and applies nothing", async () => {
       const outcome = await outcomeOf("ids alone", {
         ...unbroken,

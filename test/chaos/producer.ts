@@ -51,7 +51,11 @@ export class ChurnProducer {
   /** Sends everything, one batch after another; resolves when the last was answered. */
   async run(): Promise<void> {
     const { kafka, messages } = this.#options;
-    const producer = kafka.producer({ createPartitioner: Partitioners.DefaultPartitioner });
+    const producer = kafka.producer({
+      createPartitioner: Partitioners.DefaultPartitioner,
+      // Nothing is sent twice but what is meant to be: some runs rest on that.
+      retry: { retries: 0 },
+    });
     await producer.connect();
     try {
       while (this.intents.length < messages && !this.#abandoned) {

@@ -4,7 +4,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { migrate } from "@oncebox/postgres";
-import { Kafka, logLevel } from "kafkajs";
+import { type Admin, Kafka, logLevel } from "kafkajs";
 import type { SqlBreak } from "../fixtures/breaks.ts";
 import {
   check,
@@ -62,6 +62,8 @@ const sessionTimeoutMs = 3_000;
 const schema = "oncebox";
 const consumer = "ledger";
 const nudgeMessages = 60;
+/** Each is a round trip. */
+const leaderAttempts = 1_000;
 
 export async function churn(
   servers: Servers,
@@ -205,10 +207,26 @@ async function createTopic(kafka: Kafka): Promise<string> {
       topics: [{ topic, numPartitions: partitions }],
       waitForLeaders: true,
     });
+    await led(admin, topic);
   } finally {
     await admin.disconnect();
   }
   return topic;
+}
+
+/**
+ * Until the leader of each partition says that it is. Metadata name it earlier; a send that some
+ * partitions still refuse would have to be repeated, and the others would hold it twice.
+ */
+async function led(admin: Admin, topic: string): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await admin.fetchTopicOffsets(topic);
+      return;
+    } catch (error) {
+      if (attempt === leaderAttempts) throw error;
+    }
+  }
 }
 
 function runFolder(folder: string, topic: string): string {

@@ -8,13 +8,13 @@ import type { LaneLease, OutboxRow } from "@oncebox/core";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createDatabase, type TestDatabase } from "../fixtures/databases.ts";
-import { type ProvidedPostgres, providePostgres } from "../fixtures/postgres.ts";
+import { type PostgresServer, startPostgres } from "../fixtures/postgres.ts";
 import { entry, type Place, place } from "./postgres-place.ts";
 
-let server: ProvidedPostgres;
+let server: PostgresServer;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await providePostgres({ settings: { autovacuum: "off" } });
+  server = await startPostgres({ settings: { autovacuum: "off" } });
   database = await createDatabase(server.url);
 });
 afterAll(async () => {
@@ -223,6 +223,27 @@ describe("a floor", () => {
     expect(await turn(p, next.leases)).toEqual(["c"]);
     const swept = await p.storage.readLanes(next.leases, { ...plenty, sweep: true });
     expect(swept).toMatchObject({ belowFloor: 0 });
+  });
+
+  it("is void when another server answers, where positions may come again", async () => {
+    const p = await place(database);
+    const { leases } = await p.storage.leaseLanes(relay);
+    for (const id of ["a", "b", "c"]) {
+      const writer = await Writer.begin();
+      await writer.write(p, id);
+      await writer.end("COMMIT");
+      await turn(p, leases);
+    }
+    await turn(p, leases);
+    // As after a fail-over to a replica that lagged: leases are there, later positions are not.
+    await p.admin.query(
+      `ALTER TABLE ${p.schema}.outbox_messages ALTER COLUMN position RESTART WITH 1`,
+    );
+    await server.restart();
+    const writer = await Writer.begin();
+    expect(await writer.write(p, "again")).toBe(1n);
+    await writer.end("COMMIT");
+    expect(await turn(p, leases)).toEqual(["again"]);
   });
 
   it("does not rise by what was read while the settling ran", async () => {

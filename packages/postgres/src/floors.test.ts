@@ -60,12 +60,13 @@ it("never rises past a row that may still appear", () => {
     "settle",
     "answer",
   );
+  const script = fc.array(fc.tuple(action, fc.nat(7)), { minLength: 100, maxLength: 200 });
   fc.assert(
-    fc.property(fc.array(fc.tuple(action, fc.nat(7)), { maxLength: 200 }), (script) => {
+    fc.property(script, (steps) => {
       const model = new Model();
-      for (const [what, which] of script) model.step(what, which);
+      for (const [what, which] of steps) model.step(what, which);
     }),
-    { numRuns: 2_000 },
+    { numRuns: 1_000 },
   );
 });
 
@@ -80,7 +81,10 @@ class Model {
 
   step(what: string, which: number): void {
     const transaction = this.#open[which % Math.max(1, this.#open.length)];
-    if (what === "begin") this.#open.push({ xid: this.#takeXid(), positions: [] });
+    // Few at once: then most steps do something.
+    if (what === "begin" && this.#open.length < 3) {
+      this.#open.push({ xid: this.#takeXid(), positions: [] });
+    }
     if (what === "read") this.#read();
     if (what === "settle") this.#settle();
     if (what === "answer") this.#answer();

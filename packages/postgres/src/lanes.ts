@@ -21,8 +21,12 @@ interface Held {
   full: boolean;
 }
 
-/** A floor is stored when it has risen by so many positions: a new holder skips the rest itself. */
-const storeEvery = 1_000n;
+/**
+ * A floor is stored when it has risen by so many positions, and when its lane is given back. Each
+ * time makes a version of the lane's row, which stays while an old snapshot is held; after a crash
+ * the next holder passes over at most so many dead rows, once.
+ */
+const storeEvery = 50_000n;
 
 /** From so many rows in one batch on, an index is clearly cheaper than reading the whole table. */
 const backlogRows = 250;
@@ -35,8 +39,8 @@ class Lanes implements LaneVerbs {
   readonly #connections: Connections;
   readonly #queries: OutboxQueries;
   readonly #held = new Map<string, Held>();
-  /** The highest transaction id that any settling returned. */
-  #xidSeen = 0n;
+  /** The server that answered last, by when it was started. */
+  #server: string | null = null;
   #turn = 0;
   /**
    * Whether the last read left rows behind. Only then statements are prepared: a plan that the
@@ -54,6 +58,7 @@ class Lanes implements LaneVerbs {
     const { rows } = await this.#connections.with("lease of outbox lanes", (connection) =>
       connection.run<{ [K in keyof LeasedRow]: LeasedRow[K] }>(this.#queries.lease(request)),
     );
+    this.#answeredBy(rows[0]?.server);
     const leases: LaneLease[] = [];
     for (const { lane, token, floor } of rows) {
       if (lane === null || token === null || floor === null) continue;
@@ -92,7 +97,7 @@ class Lanes implements LaneVerbs {
     let more = first.left || first.full.size > 0;
     const full = lanes.filter((held) => held.full);
     const missing = rows - found.length;
-    if (full.length > 0 && missing > 0 && !first.left) {
+    if (full.length > 0 && missing > 0 && bytes > first.bytes && !first.left) {
       // Again from the floors, leaving out what was found: a row that was committed meanwhile below
       // those may belong to the key of one above them.
       const share = Math.min(missing, Math.ceil((4 * missing) / full.length));
@@ -125,7 +130,6 @@ class Lanes implements LaneVerbs {
     );
     const [settled] = rows;
     if (settled === undefined) throw new TypeError("oncebox_settle answered nothing");
-    if (settled.xid > this.#xidSeen) this.#xidSeen = settled.xid;
     const stillHeld = new Set(numbersOf(settled.held).map(Number));
     for (const { held, highest, floor, token } of lanes) {
       if (!stillHeld.has(held.lane)) {
@@ -145,14 +149,13 @@ class Lanes implements LaneVerbs {
       const above = sweep ? 0n : held.state.floor;
       return { lane: held.lane, above, limit: limits[index] ?? 1 };
     });
-    const xidSeen = this.#xidSeen;
     const prepare = this.#backlog;
     const statement = this.#queries.read(ranges, [...pending], bytes * 2, { prepare });
     const answer = await this.#connections.with("read of outbox rows", (connection) =>
       connection.runForArrays<ReadRow>(statement),
     );
     const seen = seenIn(answer, ranges);
-    if (seen.xmax <= xidSeen) this.#startOver();
+    this.#answeredBy(seen.server);
     const choice = chooseFairly(seen.lanes, request);
     const byLane = new Map(lanes.map((held) => [held.lane, held]));
     for (const row of choice.rows) {
@@ -173,10 +176,16 @@ class Lanes implements LaneVerbs {
     return [...lanes.slice(this.#turn), ...lanes.slice(0, this.#turn)];
   }
 
-  /** The database is older than what it told us: it was set back, and positions may come again. */
-  #startOver(): void {
-    this.#xidSeen = 0n;
-    for (const held of this.#held.values()) held.state = floorAt(0n);
+  /**
+   * After a restart or a fail-over the database may be older than what it told us, and positions may
+   * come again: what is remembered of floors is void.
+   */
+  #answeredBy(server: string | undefined): void {
+    if (server === undefined || server === this.#server) return;
+    if (this.#server !== null) {
+      for (const held of this.#held.values()) held.state = floorAt(0n);
+    }
+    this.#server = server;
   }
 
   #heldOf({ lane, token }: LaneLease): Held {
@@ -237,8 +246,8 @@ function seenIn(answer: readonly ReadRow[], ranges: readonly LaneRange[]) {
   for (const { lane, limit } of ranges) {
     if ((lanes.get(lane)?.length ?? 0) >= limit) full.add(lane);
   }
-  const [xmin = "0", xmax = "0"] = answer[0] ?? [];
-  return { lanes, full, xmin: BigInt(xmin), xmax: BigInt(xmax) };
+  const [xmin = "0", server] = answer[0] ?? [];
+  return { lanes, full, xmin: BigInt(xmin), server };
 }
 
 function rowOf(row: ReadRow, lane: number): OutboxRow {

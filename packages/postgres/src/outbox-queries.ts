@@ -13,6 +13,8 @@ import { bytesArray, plainArray, textArray } from "./wire.ts";
 /** A lane of `oncebox_lease`; at least one row comes back, with nulls where there is no lease. */
 export interface LeasedRow {
   readonly relays: bigint;
+  /** When the server was started: tells it from any other that takes its place. */
+  readonly server: string;
   readonly lane: number | null;
   readonly token: string | null;
   readonly floor: bigint | null;
@@ -24,7 +26,7 @@ export interface LeasedRow {
  */
 export type ReadRow = readonly [
   xmin: string,
-  xmax: string,
+  server: string,
   lane: number | null,
   position: bigint,
   /** Read before: looked at for the floor only. */
@@ -79,22 +81,21 @@ export function outboxQueries(schema: string): OutboxQueries {
   return { ...writeQueries(own), ...leaseQueries(own), ...relayQueries(own) };
 }
 
+// Index: outbox_messages_pkey is written. Locks nothing that another transaction could want. The
+// columns xid and position are left to their defaults, which are computed in column order: the
+// transaction's id first. ORDER BY: positions follow the order of the array.
+const enqueueText = (own: string) => `
+  INSERT INTO ${own}outbox_messages
+    (lane, message_id, topic, key, value, header_names, header_values)
+  SELECT lane, message_id, topic, key, value,
+    coalesce(header_names::text[], '{}'), coalesce(header_values::bytea[], '{}')
+  FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
+      $6::text[], $7::text[]) WITH ORDINALITY
+    AS r (lane, message_id, topic, key, value, header_names, header_values, place)
+  ORDER BY place`;
+
 function writeQueries(own: string) {
-  // Index: outbox_messages_pkey is written. Locks nothing that another transaction could want. The
-  // columns xid and position are left to their defaults, which are computed in column order: the
-  // transaction's id first. ORDER BY: positions follow the order of the array.
-  const enqueue = define(
-    "enqueue",
-    `
-    INSERT INTO ${own}outbox_messages
-      (lane, message_id, topic, key, value, header_names, header_values)
-    SELECT lane, message_id, topic, key, value,
-      coalesce(header_names::text[], '{}'), coalesce(header_values::bytea[], '{}')
-    FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
-        $6::text[], $7::text[]) WITH ORDINALITY
-      AS r (lane, message_id, topic, key, value, header_names, header_values, place)
-    ORDER BY place`,
-  );
+  const enqueue = define("enqueue", enqueueText(own));
   return {
     enqueue: (rows) =>
       enqueue(
@@ -126,71 +127,70 @@ function headerArray(
   return rows.map((row) => (row.headers.length === 0 ? null : textOf(row.headers)));
 }
 
-function leaseQueries(own: string) {
-  // Index: outbox_lanes_pkey, outbox_relays_pkey. Locks the lanes to renew in order, so that two
-  // relays that fight over lanes never wait for each other in a circle; free ones are taken only
-  // where nobody holds their lock (SKIP LOCKED), so that relays starting at once take different
-  // ones. clock_timestamp: after a wait, the statement's own time would be in the past. A renewal
-  // asks for the token alone: an expired lease that nobody took is still ours.
-  const lease = define(
-    "lease",
-    `
-    WITH span AS (SELECT clock_timestamp() + $2 * interval '1 millisecond' AS leased_until),
-    alive AS (
-      INSERT INTO ${own}outbox_relays (relay, live_until) SELECT $1, leased_until FROM span
-      ON CONFLICT (relay) DO UPDATE SET live_until = excluded.live_until
-    ), dead AS (
-      DELETE FROM ${own}outbox_relays
-      WHERE relay <> $1 AND live_until < clock_timestamp() - interval '1 hour'
-    ), held AS MATERIALIZED (
-      SELECT l.lane FROM ${own}outbox_lanes l
-      JOIN unnest($3::smallint[], $4::uuid[]) AS r (lane, token)
-        ON l.lane = r.lane AND l.token = r.token
-      ORDER BY l.lane FOR NO KEY UPDATE OF l
-    ), renewed AS (
-      UPDATE ${own}outbox_lanes l SET leased_until = span.leased_until FROM held, span
-      WHERE l.lane = held.lane
-      RETURNING l.lane, l.token, l.floor
-    ), free AS MATERIALIZED (
-      SELECT lane FROM ${own}outbox_lanes
-      WHERE (leased_until IS NULL OR leased_until < clock_timestamp())
-        AND lane <> ALL ($3::smallint[])
-      ORDER BY lane LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED
-    ), taken AS (
-      UPDATE ${own}outbox_lanes l
-      SET token = gen_random_uuid(), owner = $1, leased_until = span.leased_until
-      FROM free, span
-      WHERE l.lane = free.lane
-      RETURNING l.lane, l.token, l.floor
-    )
-    SELECT live.relays, l.lane, l.token, l.floor
-    FROM (
-      SELECT count(*) + 1 AS relays FROM ${own}outbox_relays
-      WHERE relay <> $1 AND live_until >= clock_timestamp()
-    ) AS live
-    LEFT JOIN (SELECT * FROM renewed UNION ALL SELECT * FROM taken) AS l ON true`,
-  );
-  // Index: as above. Changes only lanes whose token is still the one given. The relay is forgotten
-  // when it holds nothing any more, so that the others take their new share at once.
-  const release = define(
-    "release",
-    `
-    WITH held AS MATERIALIZED (
-      SELECT l.lane, g.floor FROM ${own}outbox_lanes l
-      JOIN unnest($2::smallint[], $3::uuid[], $4::bigint[]) AS g (lane, token, floor)
-        ON l.lane = g.lane AND l.token = g.token
-      ORDER BY l.lane FOR NO KEY UPDATE OF l
-    ), given_back AS (
-      UPDATE ${own}outbox_lanes l
-      SET token = NULL, owner = NULL, leased_until = NULL, floor = greatest(l.floor, held.floor)
-      FROM held WHERE l.lane = held.lane
-    )
+// Index: outbox_lanes_pkey, outbox_relays_pkey. Locks the lanes to renew in order, so that two
+// relays that fight over lanes never wait for each other in a circle; free ones are taken only
+// where nobody holds their lock (SKIP LOCKED), so that relays starting at once take different
+// ones. clock_timestamp: after a wait, the statement's own time would be in the past. A renewal
+// asks for the token alone: an expired lease that nobody took is still ours.
+const leaseText = (own: string) => `
+  WITH span AS (SELECT clock_timestamp() + $2 * interval '1 millisecond' AS leased_until),
+  alive AS (
+    INSERT INTO ${own}outbox_relays (relay, live_until) SELECT $1, leased_until FROM span
+    ON CONFLICT (relay) DO UPDATE SET live_until = excluded.live_until
+  ), dead AS (
     DELETE FROM ${own}outbox_relays
-    WHERE relay = $1 AND NOT EXISTS (
-      SELECT FROM ${own}outbox_lanes l
-      WHERE l.owner = $1 AND l.lane NOT IN (SELECT lane FROM held)
-    )`,
-  );
+    WHERE relay <> $1 AND live_until < clock_timestamp() - interval '1 hour'
+  ), held AS MATERIALIZED (
+    SELECT l.lane FROM ${own}outbox_lanes l
+    JOIN unnest($3::smallint[], $4::uuid[]) AS r (lane, token)
+      ON l.lane = r.lane AND l.token = r.token
+    ORDER BY l.lane FOR NO KEY UPDATE OF l
+  ), renewed AS (
+    UPDATE ${own}outbox_lanes l SET leased_until = span.leased_until FROM held, span
+    WHERE l.lane = held.lane
+    RETURNING l.lane, l.token, l.floor
+  ), free AS MATERIALIZED (
+    SELECT lane FROM ${own}outbox_lanes
+    WHERE (leased_until IS NULL OR leased_until < clock_timestamp())
+      AND lane <> ALL ($3::smallint[])
+    ORDER BY lane LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED
+  ), taken AS (
+    UPDATE ${own}outbox_lanes l
+    SET token = gen_random_uuid(), owner = $1, leased_until = span.leased_until
+    FROM free, span
+    WHERE l.lane = free.lane
+    RETURNING l.lane, l.token, l.floor
+  )
+  SELECT live.relays, live.server, l.lane, l.token, l.floor
+  FROM (
+    SELECT count(*) + 1 AS relays, extract(epoch FROM pg_postmaster_start_time())::text AS server
+    FROM ${own}outbox_relays
+    WHERE relay <> $1 AND live_until >= clock_timestamp()
+  ) AS live
+  LEFT JOIN (SELECT * FROM renewed UNION ALL SELECT * FROM taken) AS l ON true`;
+
+// Index: as above. Changes only lanes whose token is still the one given. The relay is forgotten
+// when it holds nothing any more, so that the others take their new share at once.
+const releaseText = (own: string) => `
+  WITH held AS MATERIALIZED (
+    SELECT l.lane, g.floor FROM ${own}outbox_lanes l
+    JOIN unnest($2::smallint[], $3::uuid[], $4::bigint[]) AS g (lane, token, floor)
+      ON l.lane = g.lane AND l.token = g.token
+    ORDER BY l.lane FOR NO KEY UPDATE OF l
+  ), given_back AS (
+    UPDATE ${own}outbox_lanes l
+    SET token = NULL, owner = NULL, leased_until = NULL, floor = greatest(l.floor, held.floor)
+    FROM held WHERE l.lane = held.lane
+  )
+  DELETE FROM ${own}outbox_relays
+  WHERE relay = $1 AND NOT EXISTS (
+    SELECT FROM ${own}outbox_lanes l
+    WHERE l.owner = $1 AND l.lane NOT IN (SELECT lane FROM held)
+  )`;
+
+function leaseQueries(own: string) {
+  const lease = define("lease", leaseText(own));
+  const release = define("release", releaseText(own));
   return {
     lease: ({ relay, leaseMs, renew, acquireMax }) =>
       lease(relay, leaseMs, lanesOf(renew), tokensOf(renew), acquireMax),
@@ -198,75 +198,71 @@ function leaseQueries(own: string) {
   } satisfies Partial<OutboxQueries>;
 }
 
+// Index: outbox_messages_pkey, one range for each lane, upwards. Locks nothing. Each lane is read
+// from its floor, whatever was read before: a row may have been committed below rows that are
+// already on their way. Rows read before come without their content: they tell what the floor may
+// rise to in this very snapshot. The content of all others is fetched up to a number of bytes, in
+// the order of the lanes given; octet_length does not fetch a large value.
+const readText = (own: string) => `
+  SELECT (SELECT pg_snapshot_xmin(pg_current_snapshot())::text),
+    (SELECT extract(epoch FROM pg_postmaster_start_time())::text),
+    m.lane, m.position, m.pending, m.bytes, m.fetched,
+    CASE WHEN m.fetched THEN m.message_id END,
+    CASE WHEN m.fetched THEN m.topic END,
+    CASE WHEN m.fetched THEN m.key END,
+    CASE WHEN m.fetched THEN m.value END,
+    CASE WHEN m.fetched AND m.header_names <> '{}' THEN array_to_json(m.header_names) END,
+    CASE WHEN m.fetched THEN m.header_values::text END
+  FROM (VALUES (1)) AS at_least_one_row
+  LEFT JOIN (
+    SELECT *, NOT pending AND
+      sum(CASE WHEN pending THEN 0 ELSE bytes END) OVER (ROWS UNBOUNDED PRECEDING) - bytes < $5
+      AS fetched
+    FROM (
+      SELECT o.*, o.position = ANY ($4::bigint[]) AS pending,
+        64 + octet_length(o.topic) + coalesce(octet_length(o.key), 0)
+          + coalesce(octet_length(o.value), 0) + pg_column_size(o.header_values) AS bytes
+      FROM unnest($1::smallint[], $2::bigint[], $3::integer[]) AS l (lane, above, most)
+      CROSS JOIN LATERAL (
+        SELECT * FROM ${own}outbox_messages
+        WHERE outbox_messages.lane = l.lane AND position > l.above
+        ORDER BY position LIMIT l.most
+      ) AS o
+    ) AS found
+  ) AS m ON true`;
+
+// Index: outbox_lanes_pkey, outbox_messages_pkey. Locks the lanes in order, so that none is taken
+// over before this commits; a lane whose token is another is left alone, and its rows with it.
+// Exactly the given rows are deleted, never a range: a row committed meanwhile may lie inside.
+// LIMIT 1 keeps one index look-up for each row, however large the table. The transaction's id is
+// made in here, so it is higher than that of every row that any earlier read returned.
+const settleText = (own: string) => `
+  WITH given AS (
+    SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[]) AS g (lane, token, floor)
+  ), held AS MATERIALIZED (
+    SELECT l.lane, g.floor FROM ${own}outbox_lanes l
+    JOIN given g ON l.lane = g.lane AND l.token = g.token
+    ORDER BY l.lane FOR NO KEY UPDATE OF l
+  ), raised AS (
+    UPDATE ${own}outbox_lanes l SET floor = held.floor
+    FROM held WHERE l.lane = held.lane AND held.floor > l.floor
+  ), deleted AS (
+    DELETE FROM ${own}outbox_messages
+    WHERE ctid = ANY (ARRAY(
+      SELECT m.row_id
+      FROM unnest($4::smallint[], $5::bigint[]) AS p (lane, position)
+      CROSS JOIN LATERAL (
+        SELECT o.ctid AS row_id FROM ${own}outbox_messages o
+        WHERE o.lane = p.lane AND o.position = p.position LIMIT 1
+      ) AS m
+      WHERE p.lane IN (SELECT lane FROM held)
+    ))
+  )
+  SELECT pg_current_xact_id() AS xid, array(SELECT lane FROM held)::text AS held`;
+
 function relayQueries(own: string) {
-  // Index: outbox_messages_pkey, one range for each lane, upwards. Locks nothing. Each lane is read
-  // from its floor, whatever was read before: a row may have been committed below rows that are
-  // already on their way. Rows read before come without their content: they tell what the floor may
-  // rise to in this very snapshot. The content of all others is fetched up to a number of bytes, in
-  // the order of the lanes given; octet_length does not fetch a large value.
-  const read = define(
-    "read",
-    `
-    SELECT (SELECT pg_snapshot_xmin(pg_current_snapshot())::text),
-      (SELECT pg_snapshot_xmax(pg_current_snapshot())::text),
-      m.lane, m.position, m.pending, m.bytes, m.fetched,
-      CASE WHEN m.fetched THEN m.message_id END,
-      CASE WHEN m.fetched THEN m.topic END,
-      CASE WHEN m.fetched THEN m.key END,
-      CASE WHEN m.fetched THEN m.value END,
-      CASE WHEN m.fetched AND m.header_names <> '{}' THEN array_to_json(m.header_names) END,
-      CASE WHEN m.fetched THEN m.header_values::text END
-    FROM (VALUES (1)) AS at_least_one_row
-    LEFT JOIN (
-      SELECT *, NOT pending AND
-        sum(CASE WHEN pending THEN 0 ELSE bytes END) OVER (ROWS UNBOUNDED PRECEDING) - bytes < $5
-        AS fetched
-      FROM (
-        SELECT o.*, o.position = ANY ($4::bigint[]) AS pending,
-          64 + octet_length(o.topic) + coalesce(octet_length(o.key), 0)
-            + coalesce(octet_length(o.value), 0) + pg_column_size(o.header_values) AS bytes
-        FROM unnest($1::smallint[], $2::bigint[], $3::integer[]) AS l (lane, above, most)
-        CROSS JOIN LATERAL (
-          SELECT * FROM ${own}outbox_messages
-          WHERE outbox_messages.lane = l.lane AND position > l.above
-          ORDER BY position LIMIT l.most
-        ) AS o
-      ) AS found
-    ) AS m ON true`,
-    { prepare: false },
-  );
-  // Index: outbox_lanes_pkey, outbox_messages_pkey. Locks the lanes in order, so that none is taken
-  // over before this commits; a lane whose token is another is left alone, and its rows with it.
-  // Exactly the given rows are deleted, never a range: a row committed meanwhile may lie inside.
-  // LIMIT 1 keeps one index look-up for each row, however large the table. The transaction's id is
-  // made in here, so it is higher than that of every row that any earlier read returned.
-  const settle = define(
-    "settle",
-    `
-    WITH given AS (
-      SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::bigint[]) AS g (lane, token, floor)
-    ), held AS MATERIALIZED (
-      SELECT l.lane, g.floor FROM ${own}outbox_lanes l
-      JOIN given g ON l.lane = g.lane AND l.token = g.token
-      ORDER BY l.lane FOR NO KEY UPDATE OF l
-    ), raised AS (
-      UPDATE ${own}outbox_lanes l SET floor = held.floor
-      FROM held WHERE l.lane = held.lane AND held.floor > l.floor
-    ), deleted AS (
-      DELETE FROM ${own}outbox_messages
-      WHERE ctid = ANY (ARRAY(
-        SELECT m.row_id
-        FROM unnest($4::smallint[], $5::bigint[]) AS p (lane, position)
-        CROSS JOIN LATERAL (
-          SELECT o.ctid AS row_id FROM ${own}outbox_messages o
-          WHERE o.lane = p.lane AND o.position = p.position LIMIT 1
-        ) AS m
-        WHERE p.lane IN (SELECT lane FROM held)
-      ))
-    )
-    SELECT pg_current_xact_id() AS xid, array(SELECT lane FROM held)::text AS held`,
-    { prepare: false },
-  );
+  const read = define("read", readText(own), { prepare: false });
+  const settle = define("settle", settleText(own), { prepare: false });
   return {
     read: (ranges, pending, bytesMax, { prepare }) => ({
       ...read(

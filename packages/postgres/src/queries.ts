@@ -38,7 +38,7 @@ export type Define = (
 
 /** Names and tags a text once, when the storage is made. */
 export const define: Define = (verb, text, { prepare = true } = {}) => {
-  const tagged = `/* oncebox_${verb} */ ${text.trim().replace(/\n {4}/g, "\n")}`;
+  const tagged = `/* oncebox_${verb} */ ${text.trim().replace(/\n {2}/g, "\n")}`;
   // Two schemas on one client have two texts, so they must not share a name.
   const hash = createHash("sha256").update(tagged).digest("hex").slice(0, 12);
   const name = `oncebox_${verb}_${hash}`;
@@ -126,93 +126,84 @@ export function inboxQueries(schema: string): InboxQueries {
   return { ...chunkQueries(own), ...claimQueries(own), ...registerQueries(own, schema) };
 }
 
+// Index: sources_name_key. Locks nothing; runs outside any transaction, or in one that reads only
+// what is committed, so that a number is never remembered for a row that may still vanish.
+const namesText = (own: string) => `
+  SELECT n.place, s.id FROM unnest($1::text[]) WITH ORDINALITY AS n (name, place)
+  JOIN ${own}sources s ON s.name = n.name`;
+
+// Index: sources_name_key. Waits for another transaction that adds the same name; sorted, so that
+// two never wait for each other. The callers read again afterwards: what another added is not
+// returned here.
+const addNamesText = (own: string) => `
+  INSERT INTO ${own}sources (name)
+  SELECT DISTINCT name FROM unnest($1::text[]) AS n (name) ORDER BY name
+  ON CONFLICT (name) DO NOTHING`;
+
+// Index: inbox_partitions_pkey, inbox_messages_pkey. Locks the partition's row until the end of
+// the transaction (FOR NO KEY UPDATE: a claim waits for it, a foreign key's check does not), and
+// waits for transactions that record the same ids. Safe because the lock is taken and the token
+// compared in one step: where the row changed while this waited, the token is compared again with
+// the new row. MATERIALIZED keeps the lock before the INSERT. Ids are inserted in one order
+// everywhere, so two recordings never wait for each other; of the same id twice in one chunk the
+// first offset wins.
+const openText = (own: string) => `
+  WITH claimed AS MATERIALIZED (
+    SELECT next_offset FROM ${own}inbox_partitions
+    WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4
+    FOR NO KEY UPDATE
+  ), recorded AS (
+    INSERT INTO ${own}inbox_messages
+      (record_offset, record_time, consumer, source, id, topic, partition, checksum)
+    SELECT r.record_offset, r.record_time, $1, r.source, r.id, $5, $3, r.checksum
+    FROM claimed, unnest($6::bigint[], $7::bigint[], $8::integer[], $9::uuid[], $10::integer[])
+      AS r (record_offset, record_time, source, id, checksum)
+    WHERE r.record_offset >= claimed.next_offset
+    ORDER BY r.source, r.id, r.record_offset
+    ON CONFLICT DO NOTHING
+    RETURNING record_offset
+  )
+  SELECT (SELECT next_offset FROM claimed) AS next_offset, pg_current_xact_id() AS xid,
+    array(SELECT record_offset FROM recorded)::text AS recorded`;
+
+// Index: inbox_messages_pkey. Locks nothing. A statement of its own, because the one that waited
+// for another transaction does not see the row that made it wait.
+const takersText = (own: string) => `
+  SELECT m.consumer IS NOT NULL AS taken, m.topic, m.partition, m.record_offset, m.checksum
+  FROM unnest($2::integer[], $3::uuid[]) WITH ORDINALITY AS g (source, id, place)
+  LEFT JOIN ${own}inbox_messages m
+    ON m.consumer = $1 AND m.source = g.source AND m.id = g.id
+  ORDER BY g.place`;
+
+// Index: inbox_partitions_pkey; the update is HOT. The row is locked since oncebox_open. Must
+// raise where it moves nothing, since COMMIT may be on its way behind it: 22012 (division by zero)
+// in the transaction that was opened, so the claim or the position is another; 2201F (root of a
+// negative number) in any other transaction, so somebody ended ours.
+const advanceText = (own: string) => `
+  WITH moved AS (
+    UPDATE ${own}inbox_partitions SET next_offset = $6
+    WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4 AND next_offset = $5
+      AND pg_current_xact_id() = $7::xid8
+    RETURNING 1
+  )
+  SELECT CASE
+    WHEN pg_current_xact_id() = $7::xid8 THEN 1 / (SELECT count(*) FROM moved)
+    ELSE sqrt(-1 - (SELECT count(*) FROM moved))
+  END`;
+
+// Locks nothing. Finds the backend by its transaction, not by the number of its process, which
+// may belong to another by now, or be that of a pooler. A role may end its own backends.
+const terminateText = `
+  SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+  WHERE backend_xid = $1::xid8::xid AND usename = current_user`;
+
 function chunkQueries(own: string) {
-  // Index: sources_name_key. Locks nothing; runs outside any transaction, or in one that reads only
-  // what is committed, so that a number is never remembered for a row that may still vanish.
-  const names = define(
-    "names",
-    `
-    SELECT n.place, s.id FROM unnest($1::text[]) WITH ORDINALITY AS n (name, place)
-    JOIN ${own}sources s ON s.name = n.name`,
-    { prepare: false },
-  );
-  // Index: sources_name_key. Waits for another transaction that adds the same name; sorted, so that
-  // two never wait for each other. The callers read again afterwards: what another added is not
-  // returned here.
-  const addNames = define(
-    "add_names",
-    `
-    INSERT INTO ${own}sources (name)
-    SELECT DISTINCT name FROM unnest($1::text[]) AS n (name) ORDER BY name
-    ON CONFLICT (name) DO NOTHING`,
-  );
-  // Index: inbox_partitions_pkey, inbox_messages_pkey. Locks the partition's row until the end of
-  // the transaction (FOR NO KEY UPDATE: a claim waits for it, a foreign key's check does not), and
-  // waits for transactions that record the same ids. Safe because the lock is taken and the token
-  // compared in one step: where the row changed while this waited, the token is compared again with
-  // the new row. MATERIALIZED keeps the lock before the INSERT. Ids are inserted in one order
-  // everywhere, so two recordings never wait for each other; of the same id twice in one chunk the
-  // first offset wins.
-  const open = define(
-    "open",
-    `
-    WITH claimed AS MATERIALIZED (
-      SELECT next_offset FROM ${own}inbox_partitions
-      WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4
-      FOR NO KEY UPDATE
-    ), recorded AS (
-      INSERT INTO ${own}inbox_messages
-        (record_offset, record_time, consumer, source, id, topic, partition, checksum)
-      SELECT r.record_offset, r.record_time, $1, r.source, r.id, $5, $3, r.checksum
-      FROM claimed, unnest($6::bigint[], $7::bigint[], $8::integer[], $9::uuid[], $10::integer[])
-        AS r (record_offset, record_time, source, id, checksum)
-      WHERE r.record_offset >= claimed.next_offset
-      ORDER BY r.source, r.id, r.record_offset
-      ON CONFLICT DO NOTHING
-      RETURNING record_offset
-    )
-    SELECT (SELECT next_offset FROM claimed) AS next_offset, pg_current_xact_id() AS xid,
-      array(SELECT record_offset FROM recorded)::text AS recorded`,
-  );
-  // Index: inbox_messages_pkey. Locks nothing. A statement of its own, because the one that waited
-  // for another transaction does not see the row that made it wait.
-  const takers = define(
-    "takers",
-    `
-    SELECT m.consumer IS NOT NULL AS taken, m.topic, m.partition, m.record_offset, m.checksum
-    FROM unnest($2::integer[], $3::uuid[]) WITH ORDINALITY AS g (source, id, place)
-    LEFT JOIN ${own}inbox_messages m
-      ON m.consumer = $1 AND m.source = g.source AND m.id = g.id
-    ORDER BY g.place`,
-    { prepare: false },
-  );
-  // Index: inbox_partitions_pkey; the update is HOT. The row is locked since oncebox_open. Must
-  // raise where it moves nothing, since COMMIT may be on its way behind it: 22012 (division by zero)
-  // in the transaction that was opened, so the claim or the position is another; 2201F (root of a
-  // negative number) in any other transaction, so somebody ended ours.
-  const advance = define(
-    "advance",
-    `
-    WITH moved AS (
-      UPDATE ${own}inbox_partitions SET next_offset = $6
-      WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4 AND next_offset = $5
-        AND pg_current_xact_id() = $7::xid8
-      RETURNING 1
-    )
-    SELECT CASE
-      WHEN pg_current_xact_id() = $7::xid8 THEN 1 / (SELECT count(*) FROM moved)
-      ELSE sqrt(-1 - (SELECT count(*) FROM moved))
-    END`,
-  );
-  // Locks nothing. Finds the backend by its transaction, not by the number of its process, which
-  // may belong to another by now, or be that of a pooler. A role may end its own backends.
-  const terminate = define(
-    "terminate",
-    `
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE backend_xid = $1::xid8::xid AND usename = current_user`,
-    { prepare: false },
-  );
+  const names = define("names", namesText(own), { prepare: false });
+  const addNames = define("add_names", addNamesText(own));
+  const open = define("open", openText(own));
+  const takers = define("takers", takersText(own), { prepare: false });
+  const advance = define("advance", advanceText(own));
+  const terminate = define("terminate", terminateText, { prepare: false });
   return {
     terminate: (xid) => terminate(xid),
     names: (list) => names(textArray(list.map(storedName))),
@@ -233,112 +224,105 @@ function chunkQueries(own: string) {
   } satisfies Partial<InboxQueries>;
 }
 
+// Index: consumers_name_key, inbox_partitions_pkey. Locks the partition's row; waits, as long as
+// lock_timeout allows, for the open transaction of the previous holder, then counts on from the
+// row as that one left it. The token is made here: no process can guess or repeat one.
+const claimText = (own: string) => `
+  UPDATE ${own}inbox_partitions p
+  SET token = gen_random_uuid(), epoch = p.epoch + 1, owner = $4, claimed_at = clock_timestamp()
+  FROM ${own}consumers c
+  WHERE c.name = $1 AND p.consumer = c.id AND p.topic = $2 AND p.partition = $3
+  RETURNING c.id AS consumer, p.token, p.epoch, p.next_offset,
+    (SELECT incarnation FROM ${own}meta) AS incarnation`;
+
+// Index: as above. Locks nothing. The transaction that holds a row stands in its xmax, and holds
+// its own id as a lock: so the backend is found after the wait is over.
+const blockerText = (own: string) => `
+  SELECT a.pid, a.state, a.application_name AS application,
+    round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint
+      AS transaction_age_ms,
+    round(extract(epoch FROM clock_timestamp() - a.state_change) * 1000)::bigint AS state_age_ms
+  FROM ${own}consumers c
+  JOIN ${own}inbox_partitions p ON p.consumer = c.id AND p.topic = $2 AND p.partition = $3
+  JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.xmax AND l.granted
+  JOIN pg_stat_activity a ON a.pid = l.pid
+  WHERE c.name = $1
+  LIMIT 1`;
+
 function claimQueries(own: string) {
-  // Index: consumers_name_key, inbox_partitions_pkey. Locks the partition's row; waits, as long as
-  // lock_timeout allows, for the open transaction of the previous holder, then counts on from the
-  // row as that one left it. The token is made here: no process can guess or repeat one.
-  const claim = define(
-    "claim",
-    `
-    UPDATE ${own}inbox_partitions p
-    SET token = gen_random_uuid(), epoch = p.epoch + 1, owner = $4, claimed_at = clock_timestamp()
-    FROM ${own}consumers c
-    WHERE c.name = $1 AND p.consumer = c.id AND p.topic = $2 AND p.partition = $3
-    RETURNING c.id AS consumer, p.token, p.epoch, p.next_offset,
-      (SELECT incarnation FROM ${own}meta) AS incarnation`,
-  );
-  // Index: as above. Locks nothing. The transaction that holds a row stands in its xmax, and holds
-  // its own id as a lock: so the backend is found after the wait is over.
-  const blocker = define(
-    "blocker",
-    `
-    SELECT a.pid, a.state, a.application_name AS application,
-      round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint
-        AS transaction_age_ms,
-      round(extract(epoch FROM clock_timestamp() - a.state_change) * 1000)::bigint AS state_age_ms
-    FROM ${own}consumers c
-    JOIN ${own}inbox_partitions p ON p.consumer = c.id AND p.topic = $2 AND p.partition = $3
-    JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.xmax AND l.granted
-    JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE c.name = $1
-    LIMIT 1`,
-    { prepare: false },
-  );
+  const claim = define("claim", claimText(own));
+  const blocker = define("blocker", blockerText(own), { prepare: false });
   return {
     claim: (ref) => claim(ref.consumer, ref.topic, ref.partition, ref.owner),
     blocker: (ref) => blocker(ref.consumer, ref.topic, ref.partition),
   } satisfies Partial<InboxQueries>;
 }
 
+// Index: consumers_name_key. Looks first, because a refused INSERT burns a number. Waits for
+// another transaction that inserts the same name.
+const registerConsumerText = (own: string) => `
+  WITH added AS (
+    INSERT INTO ${own}consumers (name, group_id)
+    SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM ${own}consumers WHERE name = $1)
+    ON CONFLICT (name) DO NOTHING
+  )
+  UPDATE ${own}consumers SET group_id = $2 WHERE name = $1 AND group_id IS NULL`;
+
+// Index: consumers_name_key. Locks nothing.
+const boundText = (own: string) => `SELECT id, group_id FROM ${own}consumers WHERE name = $1`;
+
+// Index: inbox_partitions_pkey. All partitions of a topic without rows, or those that were added
+// to one that has rows; under the lock above, so nobody inserts in between.
+const partitionsText = (own: string) => `
+  INSERT INTO ${own}inbox_partitions (consumer, topic, partition, next_offset)
+  SELECT $1, $2, r.partition, r.next_offset
+  FROM unnest($3::integer[], $4::bigint[], $5::boolean[]) AS r (partition, next_offset, added)
+  WHERE r.added = EXISTS (
+    SELECT FROM ${own}inbox_partitions p WHERE p.consumer = $1 AND p.topic = $2
+  )
+  ORDER BY r.partition
+  ON CONFLICT DO NOTHING`;
+
+// Index: consumers_name_key, sources_name_key, inbox_messages_pkey. Inserts all or, where a name
+// is not known yet, nothing. Waits for transactions that record the same ids, in one order. Joins
+// by name: a number read in a caller's transaction may belong to a row that is rolled back.
+const recordText = (own: string) => `
+  WITH given AS MATERIALIZED (
+    SELECT c.id AS consumer, s.id AS source, g.id, g.checksum, g.place
+    FROM unnest($2::text[], $3::uuid[], $4::integer[]) WITH ORDINALITY
+      AS g (source, id, checksum, place)
+    LEFT JOIN ${own}consumers c ON c.name = $1
+    LEFT JOIN ${own}sources s ON s.name = g.source
+  ), recorded AS (
+    INSERT INTO ${own}inbox_messages (record_time, consumer, source, id, checksum)
+    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), consumer, source, id, checksum
+    FROM given
+    WHERE NOT EXISTS (SELECT FROM given WHERE consumer IS NULL OR source IS NULL)
+    ORDER BY source, id, place
+    ON CONFLICT DO NOTHING
+    RETURNING source, id
+  )
+  SELECT given.consumer, given.source, recorded.id IS NOT NULL AS inserted
+  FROM given LEFT JOIN recorded ON recorded.source = given.source AND recorded.id = given.id
+  ORDER BY given.place`;
+
+// Index: consumers_name_key. Waits for another transaction that inserts the same name.
+const addConsumerText = (own: string) =>
+  `INSERT INTO ${own}consumers (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`;
+
 function registerQueries(own: string, schema: string) {
+  const registerConsumer = define("register_consumer", registerConsumerText(own), {
+    prepare: false,
+  });
+  const bound = define("register_bound", boundText(own), { prepare: false });
+  const partitions = define("register_partitions", partitionsText(own), { prepare: false });
+  const record = define("record", recordText(own));
+  const addConsumer = define("add_consumer", addConsumerText(own), { prepare: false });
   // An advisory lock of this transaction for one consumer and topic: the statements after it see
   // what the transaction that held it before has committed.
   const lock = define(
     "register_lock",
     "SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))",
-    { prepare: false },
-  );
-  // Index: consumers_name_key. Looks first, because a refused INSERT burns a number. Waits for
-  // another transaction that inserts the same name.
-  const registerConsumer = define(
-    "register_consumer",
-    `
-    WITH added AS (
-      INSERT INTO ${own}consumers (name, group_id)
-      SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM ${own}consumers WHERE name = $1)
-      ON CONFLICT (name) DO NOTHING
-    )
-    UPDATE ${own}consumers SET group_id = $2 WHERE name = $1 AND group_id IS NULL`,
-    { prepare: false },
-  );
-  const bound = define(
-    "register_bound",
-    `SELECT id, group_id FROM ${own}consumers WHERE name = $1`,
-    { prepare: false },
-  );
-  // Index: inbox_partitions_pkey. All partitions of a topic without rows, or those that were added
-  // to one that has rows; under the lock above, so nobody inserts in between.
-  const partitions = define(
-    "register_partitions",
-    `
-    INSERT INTO ${own}inbox_partitions (consumer, topic, partition, next_offset)
-    SELECT $1, $2, r.partition, r.next_offset
-    FROM unnest($3::integer[], $4::bigint[], $5::boolean[]) AS r (partition, next_offset, added)
-    WHERE r.added = EXISTS (
-      SELECT FROM ${own}inbox_partitions p WHERE p.consumer = $1 AND p.topic = $2
-    )
-    ORDER BY r.partition
-    ON CONFLICT DO NOTHING`,
-    { prepare: false },
-  );
-  // Index: consumers_name_key, sources_name_key, inbox_messages_pkey. Inserts all or, where a name
-  // is not known yet, nothing. Waits for transactions that record the same ids, in one order. Joins
-  // by name: a number read in a caller's transaction may belong to a row that is rolled back.
-  const record = define(
-    "record",
-    `
-    WITH given AS MATERIALIZED (
-      SELECT c.id AS consumer, s.id AS source, g.id, g.checksum, g.place
-      FROM unnest($2::text[], $3::uuid[], $4::integer[]) WITH ORDINALITY
-        AS g (source, id, checksum, place)
-      LEFT JOIN ${own}consumers c ON c.name = $1
-      LEFT JOIN ${own}sources s ON s.name = g.source
-    ), recorded AS (
-      INSERT INTO ${own}inbox_messages (record_time, consumer, source, id, checksum)
-      SELECT floor(extract(epoch FROM clock_timestamp()) * 1000), consumer, source, id, checksum
-      FROM given
-      WHERE NOT EXISTS (SELECT FROM given WHERE consumer IS NULL OR source IS NULL)
-      ORDER BY source, id, place
-      ON CONFLICT DO NOTHING
-      RETURNING source, id
-    )
-    SELECT given.consumer, given.source, recorded.id IS NOT NULL AS inserted
-    FROM given LEFT JOIN recorded ON recorded.source = given.source AND recorded.id = given.id
-    ORDER BY given.place`,
-  );
-  const addConsumer = define(
-    "add_consumer",
-    `INSERT INTO ${own}consumers (name) VALUES ($1) ON CONFLICT (name) DO NOTHING`,
     { prepare: false },
   );
   return {

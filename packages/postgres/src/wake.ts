@@ -117,14 +117,14 @@ function createEar({ connections, channel }: WakeOptions, heard: (payload: strin
     const onMessage = (message: { channel: string; payload?: string | undefined }) => {
       if (message.channel === channel) heard(message.payload ?? "");
     };
+    let onEnd = () => {};
+    const ended = new Promise<void>((resolve) => {
+      onEnd = resolve;
+    });
     try {
       connection = await connections.acquire();
       const { client } = connection;
-      const ended = new Promise<void>((resolve) => {
-        client.once("error", () => resolve());
-        client.once("end", () => resolve());
-      });
-      client.on("notification", onMessage);
+      client.on("error", onEnd).on("end", onEnd).on("notification", onMessage);
       await connection.script(`LISTEN ${quoted(channel)}`);
       onReady();
       // What was sent while nobody listened.
@@ -132,6 +132,7 @@ function createEar({ connections, channel }: WakeOptions, heard: (payload: strin
       await Promise.race([ended, stopped]);
       if (!connection.lost()) await connection.script(`UNLISTEN ${quoted(channel)}`);
       client.removeListener("notification", onMessage);
+      client.removeListener("error", onEnd).removeListener("end", onEnd);
       connection.release();
     } catch {
       connection?.destroy();
