@@ -17,6 +17,13 @@ export interface ReadLimits {
   readonly any: boolean;
 }
 
+export interface Choice {
+  readonly rows: readonly OutboxRow[];
+  readonly bytes: number;
+  /** Whether rows that were seen are not among them. */
+  readonly left: boolean;
+}
+
 /**
  * First rows of all lanes, second rows of all lanes, and so on, until a limit is reached: a full lane
  * starves no other. Of each lane the lowest rows are taken, without a hole: a later row of a key
@@ -25,7 +32,7 @@ export interface ReadLimits {
 export function chooseFairly(
   lanes: ReadonlyMap<number, readonly SeenRow[]>,
   limits: ReadLimits,
-): { readonly rows: OutboxRow[]; readonly bytes: number; readonly left: boolean } {
+): Choice {
   const rows: OutboxRow[] = [];
   let bytes = 0;
   let waiting = [...lanes.values()]

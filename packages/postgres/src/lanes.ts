@@ -4,7 +4,7 @@
  */
 import type { LaneLease, LeaseAnswer, LeaseRequest, OutboxRow, Storage } from "@oncebox/core";
 import type { Connections } from "./connections.ts";
-import { chooseFairly, type ReadLimits, type SeenRow } from "./fair-choice.ts";
+import { type Choice, chooseFairly, type ReadLimits, type SeenRow } from "./fair-choice.ts";
 import { afterRead, afterSettle, type Floor, floorAt, lowered, risen } from "./floors.ts";
 import type { LaneRange, LeasedRow, OutboxQueries, ReadRow, SettledRow } from "./outbox-queries.ts";
 import { bytesListOf, numbersOf } from "./wire.ts";
@@ -143,7 +143,7 @@ class Lanes implements LaneVerbs {
     return { lost: [...asked].filter((lane) => !stillHeld.has(lane)) };
   };
 
-  async #look(lanes: readonly Held[], request: LookRequest) {
+  async #look(lanes: readonly Held[], request: LookRequest): Promise<Look> {
     const { limits, pending, sweep, bytes } = request;
     const ranges = lanes.map((held, index): LaneRange => {
       const above = sweep ? 0n : held.state.floor;
@@ -155,7 +155,8 @@ class Lanes implements LaneVerbs {
       connection.runForArrays<ReadRow>(statement),
     );
     const seen = seenIn(answer, ranges);
-    this.#answeredBy(seen.server);
+    // It was read from floors that are void now: rows of one key could come in the wrong order.
+    if (this.#answeredBy(seen.server)) return this.#look(lanes, request);
     const choice = chooseFairly(seen.lanes, request);
     const byLane = new Map(lanes.map((held) => [held.lane, held]));
     for (const row of choice.rows) {
@@ -178,14 +179,14 @@ class Lanes implements LaneVerbs {
 
   /**
    * After a restart or a fail-over the database may be older than what it told us, and positions may
-   * come again: what is remembered of floors is void.
+   * come again: what is remembered of floors is void, and true is returned.
    */
-  #answeredBy(server: string | undefined): void {
-    if (server === undefined || server === this.#server) return;
-    if (this.#server !== null) {
-      for (const held of this.#held.values()) held.state = floorAt(0n);
-    }
+  #answeredBy(server: string | undefined): boolean {
+    if (server === undefined || server === this.#server) return false;
+    const changed = this.#server !== null;
     this.#server = server;
+    if (changed) for (const held of this.#held.values()) held.state = floorAt(0n);
+    return changed;
   }
 
   #heldOf({ lane, token }: LaneLease): Held {
@@ -198,6 +199,11 @@ class Lanes implements LaneVerbs {
     if (relay !== "") this.#held.set(token, held);
     return held;
   }
+}
+
+interface Look extends Choice {
+  /** Lanes that may have more than was looked at. */
+  readonly full: ReadonlySet<number>;
 }
 
 interface LookRequest extends ReadLimits {
