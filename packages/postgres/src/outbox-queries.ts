@@ -1,7 +1,7 @@
 /**
  * Every statement of the outbox, as pure functions; see queries.ts for what a statement is.
  *
- *   oncebox_enqueue                       rows written in the caller's transaction
+ *   oncebox_enqueue, oncebox_enqueue_many rows written in the caller's transaction
  *   oncebox_lease, oncebox_release        lanes taken, renewed, given back
  *   oncebox_read, oncebox_settle          rows read; rows deleted when published
  *   oncebox_notify                        wakes relays of other processes
@@ -83,8 +83,14 @@ export function outboxQueries(schema: string): OutboxQueries {
 
 // Index: outbox_messages_pkey is written. Locks nothing that another transaction could want. The
 // columns xid and position are left to their defaults, which are computed in column order: the
-// transaction's id first. ORDER BY: positions follow the order of the array.
+// transaction's id first. One row, the usual case, without the detour through arrays.
 const enqueueText = (own: string) => `
+  INSERT INTO ${own}outbox_messages
+    (lane, message_id, topic, key, value, header_names, header_values)
+  VALUES ($1, $2, $3, $4, $5, $6, $7)`;
+
+// As above. ORDER BY: positions follow the order of the array.
+const enqueueManyText = (own: string) => `
   INSERT INTO ${own}outbox_messages
     (lane, message_id, topic, key, value, header_names, header_values)
   SELECT lane, message_id, topic, key, value,
@@ -96,19 +102,34 @@ const enqueueText = (own: string) => `
 
 function writeQueries(own: string) {
   const enqueue = define("enqueue", enqueueText(own));
+  const enqueueMany = define("enqueue_many", enqueueManyText(own));
   return {
-    enqueue: (rows) =>
-      enqueue(
-        plainArray(rows.map((row) => row.lane)),
-        textArray(rows.map((row) => row.id)),
-        textArray(rows.map((row) => row.topic)),
-        bytesArray(rows.map((row) => row.key)),
-        bytesArray(rows.map((row) => row.value)),
+    enqueue: (rows) => {
+      const [row] = rows;
+      if (row !== undefined && rows.length === 1) {
+        const { lane, id, topic, key, value, headers } = row;
+        return enqueue(lane, id, topic, key, value, namesOf(headers), valuesOf(headers));
+      }
+      return enqueueMany(
+        plainArray(rows.map(({ lane }) => lane)),
+        textArray(rows.map(({ id }) => id)),
+        textArray(rows.map(({ topic }) => topic)),
+        bytesArray(rows.map(({ key }) => key)),
+        bytesArray(rows.map(({ value }) => value)),
         // One array's text for each row: a list of arrays of several lengths is no array.
-        headerArray(rows, (headers) => textArray(headers.map(([name]) => name))),
-        headerArray(rows, (headers) => bytesArray(headers.map(([, value]) => value))),
-      ),
+        rows.map(({ headers }) => (headers.length === 0 ? null : namesOf(headers))),
+        rows.map(({ headers }) => (headers.length === 0 ? null : valuesOf(headers))),
+      );
+    },
   } satisfies Partial<OutboxQueries>;
+}
+
+function namesOf(headers: OutboxEntry["headers"]): string {
+  return textArray(headers.map(([name]) => name));
+}
+
+function valuesOf(headers: OutboxEntry["headers"]): string {
+  return bytesArray(headers.map(([, value]) => value));
 }
 
 /**
@@ -118,13 +139,6 @@ function writeQueries(own: string) {
  */
 export function notifyScript(channel: string, payload: string): string {
   return `/* oncebox_notify */ BEGIN; SET LOCAL synchronous_commit = off; NOTIFY ${quoted(channel)}, '${payload}'; COMMIT`;
-}
-
-function headerArray(
-  rows: readonly OutboxEntry[],
-  textOf: (headers: OutboxEntry["headers"]) => string,
-): (string | null)[] {
-  return rows.map((row) => (row.headers.length === 0 ? null : textOf(row.headers)));
 }
 
 // Index: outbox_lanes_pkey, outbox_relays_pkey. Locks the lanes to renew in order, so that two
@@ -219,7 +233,7 @@ const readText = (own: string) => `
       sum(CASE WHEN pending THEN 0 ELSE bytes END) OVER (ROWS UNBOUNDED PRECEDING) - bytes < $5
       AS fetched
     FROM (
-      SELECT o.*, o.position = ANY ($4::bigint[]) AS pending,
+      SELECT o.*, o.position IN (SELECT unnest($4::bigint[])) AS pending,
         64 + octet_length(o.topic) + coalesce(octet_length(o.key), 0)
           + coalesce(octet_length(o.value), 0) + pg_column_size(o.header_values) AS bytes
       FROM unnest($1::smallint[], $2::bigint[], $3::integer[]) AS l (lane, above, most)
