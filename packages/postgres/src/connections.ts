@@ -149,12 +149,15 @@ export function isPipelined(client: object): boolean {
 
 async function takeClient({ pool, acquireTimeoutMs, errors }: ConnectionOptions) {
   let timer: NodeJS.Timeout | undefined;
+  // Where one is free it comes without any waiting.
+  const free = pool.idleCount > pool.waitingCount;
   const waiting = pool.connect();
-  // The pool waits for ever by default; a wait without a ceiling would hide that it is too small.
-  const expired = new Promise<"expired">((resolve) => {
-    timer = setTimeout(resolve, acquireTimeoutMs, "expired");
-  });
   try {
+    if (free) return await waiting;
+    // The pool waits for ever by default; a wait without a ceiling would hide that it is too small.
+    const expired = new Promise<"expired">((resolve) => {
+      timer = setTimeout(resolve, acquireTimeoutMs, "expired");
+    });
     const client = await Promise.race([waiting, expired]);
     if (client !== "expired") return client;
     waiting.then(

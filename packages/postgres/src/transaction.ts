@@ -14,14 +14,19 @@ export async function runTransaction<R>(
   const connection = await connections.acquire();
   let over = false;
   let firstFailure: unknown;
+  let several = false;
   const tx = guarded(connection.client, {
     ended: () => over,
     failed: (error) => {
       firstFailure ??= error;
       connection.saw(error);
     },
+    several: () => {
+      several = true;
+    },
   });
-  // Marks this transaction: `commit; begin` in a text of several statements would pass for it else.
+  // Marks this transaction: `…; commit; begin` in one text would pass for it else. The mark is only
+  // asked for where such a text was sent, since asking takes as long as a small statement.
   const mark = randomUUID();
   let result: R;
   try {
@@ -37,14 +42,16 @@ export async function runTransaction<R>(
     throw error;
   }
   over = true;
-  await commit(connection, errors, mark, () => firstFailure);
+  // Known already to be outside of any transaction: then it asks, and is told.
+  const outside = connection.client.getTransactionStatus?.() === "I";
+  await commit(connection, errors, several || outside ? mark : null, () => firstFailure);
   return result;
 }
 
 async function commit(
   connection: Connection,
   errors: StorageErrors,
-  mark: string,
+  mark: string | null,
   firstFailure: () => unknown,
 ): Promise<void> {
   let command: string;
@@ -57,8 +64,11 @@ async function commit(
   }
   try {
     // One message: where the first statement raises, the server does not run the second.
-    const check = `SELECT 1 / (current_setting('oncebox.transaction', true) IS NOT DISTINCT FROM '${mark}')::int`;
-    ({ command } = await connection.script(`${check}; COMMIT`));
+    const check =
+      mark === null
+        ? ""
+        : `SELECT 1 / (current_setting('oncebox.transaction', true) IS NOT DISTINCT FROM '${mark}')::int; `;
+    ({ command } = await connection.script(`${check}COMMIT`));
   } catch (error) {
     if (!provesRollback(error)) {
       connection.destroy();

@@ -11,6 +11,8 @@ export interface Hold {
   readonly ended: () => boolean;
   /** A statement of the handler failed: kept, in case that it swallows the error. */
   readonly failed: (error: unknown) => void;
+  /** A text of several statements is sent: only its first was looked at. */
+  readonly several?: () => void;
 }
 
 type Call = (...args: unknown[]) => unknown;
@@ -53,8 +55,10 @@ export function guarded(client: ClientBase, hold: Hold): ClientBase {
 function queryOf(target: ClientBase, hold: Hold): Call {
   return (...args) => {
     const [query] = args;
-    const problem = hold.ended() ? finished() : refusalOf(textOf(query));
+    const text = textOf(query);
+    const problem = hold.ended() ? finished() : refusalOf(text);
     if (problem !== null) return refuse(args, problem);
+    if (text === "" || /;\s*\S/.test(text)) hold.several?.();
     const result = (target.query as Call).apply(target, args);
     if (!(result instanceof Promise)) return result;
     return result.catch((error: unknown) => {
