@@ -226,6 +226,41 @@ describe("fenced", () => {
   });
 });
 
+describe("another assignment", () => {
+  it("A10: a hung handler does not keep its connection and its permit beyond the session", async () => {
+    await using s = await scene({ partitions: 2 });
+    let hung = true;
+    const signals: AbortSignal[] = [];
+    const handle = textTopic(s.topic).handler<import("pg").ClientBase>(
+      async ({ value }, tx, { signal }) => {
+        await tx.query("INSERT INTO effects (value) VALUES ($1)", [value]);
+        signals.push(signal);
+        if (hung) await new Promise(() => {});
+      },
+    );
+    // One permit for both partitions: while it is kept, nothing goes on.
+    await s.bareConsumer({ partitionsAtOnceMax: 1 }).handle(handle).start();
+    await s.produce(0, "a");
+    await s.ear.waitFor("inbox.chunk-opening");
+    // A second member takes a partition: both get a new assignment.
+    const since = s.ear.heard.length;
+    await s
+      .bareConsumer({ observer: () => undefined })
+      .handle(handle)
+      .start();
+    await s.ear.waitFor("inbox.assigned", ({ assignment }) => assignment === 2, since);
+    hung = false;
+    await s.ear.waitFor("inbox.chunk-cut", () => true, since);
+    expect(signals[0]?.aborted).toBe(true);
+    await s.produce(1, "b");
+    for (;;) {
+      const now = await s.effects();
+      if (now.length >= 2) break;
+    }
+    expect((await s.effects()).sort()).toEqual(["a", "b"]);
+  });
+});
+
 describe("stopping", () => {
   it("A8: finishes the running chunk, commits the group's offset, starts nothing new", async () => {
     await using s = await scene();

@@ -1,7 +1,10 @@
 /** What a consumer does with good messages, on real Kafka and PostgreSQL. */
 import { createInbox, createOutbox, defineTopic, json } from "@oncebox/core";
+import kafkajs from "kafkajs";
 import { describe, expect, it } from "vitest";
 import { scene, textTopic } from "../fixtures/scene.ts";
+
+const { CompressionCodecs } = kafkajs;
 
 describe("from records to effects", () => {
   it("applies each message once, moves the row, then the group's offset", async () => {
@@ -145,6 +148,60 @@ describe("positions without records", () => {
     expect(await s.nextOffset(0)).toBe(4n);
     const paused = second.status().find(({ partition }) => partition === 0);
     expect(paused?.blockedBy).toBe(error);
+  });
+});
+
+describe("partitions and bytes of another kind", () => {
+  it("D6: an added partition begins at 0, and what retention took of it meanwhile is told", async () => {
+    await using s = await scene();
+    await s.produce(0, "a");
+    const first = s.consumer();
+    await first.start();
+    await s.effectsReach(1);
+    await first.stop();
+    const admin = s.kafka.admin();
+    await admin.connect();
+    await admin.createPartitions({ topicPartitions: [{ topic: s.topic, count: 2 }] });
+    const producer = s.kafka.producer();
+    await producer.connect();
+    const messages = ["gone", "kept"].map((value) => ({ partition: 1, value }));
+    await producer.send({ topic: s.topic, messages });
+    await producer.disconnect();
+    await admin.fetchTopicOffsets(s.topic);
+    await admin.deleteTopicRecords({ topic: s.topic, partitions: [{ partition: 1, offset: "1" }] });
+    await admin.disconnect();
+    const since = s.ear.heard.length;
+    await s.consumer().start();
+    const { error } = await s.ear.waitFor("inbox.displaced", () => true, since);
+    expect(error.details).toMatchObject({ partition: 1, position: 0n, logStart: 1n });
+  });
+
+  it("a batch that does not decode pauses its partition; the others go on", async () => {
+    await using s = await scene({ partitions: 2 });
+    const codec = 2;
+    const snappy = () => ({
+      compress: async (encoder: { readonly buffer: Buffer }) => encoder.buffer,
+      decompress: async () => Promise.reject(new Error("no such codec here")),
+    });
+    const { [codec]: before } = CompressionCodecs;
+    CompressionCodecs[codec] = snappy;
+    try {
+      const producer = s.kafka.producer();
+      await producer.connect();
+      const messages = [{ partition: 0, value: "unreadable" }];
+      await producer.send({ topic: s.topic, messages, compression: codec });
+      await producer.disconnect();
+      await s.produce(1, "other partition");
+      const consumer = s.consumer();
+      await consumer.start();
+      const { error } = await s.ear.waitFor("inbox.displaced");
+      expect(error).toMatchObject({ code: "position-unreadable", details: { partition: 0 } });
+      expect(error.message).toContain("no such codec here");
+      expect(await s.effectsReach(1)).toEqual(["other partition"]);
+      expect(s.ear.heard.filter(({ type }) => type === "inbox.client-rebuilt")).toEqual([]);
+    } finally {
+      if (before !== undefined) CompressionCodecs[codec] = before;
+    }
   });
 });
 

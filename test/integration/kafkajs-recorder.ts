@@ -20,6 +20,7 @@ export interface Recorder {
   readonly assignments: { number: number; partitions: readonly TopicPartition[] }[];
   readonly batches: RecordBatch[];
   readonly displaced: Displaced[];
+  readonly unreadable: { at: TopicPartition; asked: bigint; error: Error }[];
   readonly failures: Error[];
   /** Positions asked for so far, whatever the answer. */
   asked: number;
@@ -52,6 +53,7 @@ export function recorder(): Recorder {
     assignments: [],
     batches: [],
     displaced: [],
+    unreadable: [],
     failures: [],
     asked: 0,
     positions: new Map(),
@@ -76,6 +78,10 @@ export function recorder(): Recorder {
       displaced: (at, asked, log) => {
         self.positions.set(keyOf(at), null);
         note(self.displaced, { at, asked, log });
+      },
+      unreadable: (at, asked, error) => {
+        self.positions.set(keyOf(at), null);
+        note(self.unreadable, { at, asked, error });
       },
       failed: (error) => note(self.failures, error),
     },

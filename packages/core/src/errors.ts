@@ -46,6 +46,7 @@ export type ErrorCode =
   | "permanent"
   // PositionError: a person acts, the partition is paused until then
   | "position-out-of-range"
+  | "position-unreadable"
   | "position-gap"
   | "position-rewound";
 

@@ -39,7 +39,7 @@ export interface Assignment {
 }
 
 interface FetchHookOptions {
-  readonly callbacks: Pick<ConsumerCallbacks, "position" | "deliver" | "displaced">;
+  readonly callbacks: Pick<ConsumerCallbacks, "position" | "deliver" | "displaced" | "unreadable">;
   /** The current one; null before the first join and when the consumer stops. */
   readonly assignment: () => Assignment | null;
   readonly cluster: () => KafkaCluster;
@@ -62,6 +62,7 @@ const partialWaitMs = 25;
 
 export class FetchHook {
   readonly #options: FetchHookOptions;
+  #turn = 0;
 
   constructor(options: FetchHookOptions) {
     this.#options = options;
@@ -111,9 +112,12 @@ export class FetchHook {
   #plan(assignment: Assignment, request: FetchRequest): Plan {
     const positions = new Map<string, bigint>();
     let leftOut = false;
-    const topics = request.topics.map(({ topic, partitions }) => {
+    // Kafka gives an oversized batch only to the first partition that has something: each gets its
+    // turn to be the first.
+    this.#turn += 1;
+    const topics = rotated(request.topics, this.#turn).map(({ topic, partitions }) => {
       const asked = [];
-      for (const entry of partitions) {
+      for (const entry of rotated(partitions, this.#turn)) {
         const at = { topic, partition: entry.partition };
         const owned = assignment.has(topic, entry.partition);
         const position = owned ? this.#options.callbacks.position(at) : null;
@@ -148,7 +152,9 @@ export class FetchHook {
       if (fetched.errorCode === kafkaCode.offsetOutOfRange) outside.push(fetched);
       else if (fetched.errorCode !== kafkaCode.none) failed ??= fetched;
       else {
-        const { records, endOffset } = await decodeRecords(fetched.bytes, asked, fetched.aborted);
+        const decoded = await this.#decoded(assignment, fetched, asked);
+        if (decoded === null) continue;
+        const { records, endOffset } = decoded;
         // Decoding waits where records are compressed, and a join may have come in between.
         if (this.#options.assignment() !== assignment) return failed;
         if (endOffset === null || endOffset <= asked) continue;
@@ -168,6 +174,20 @@ export class FetchHook {
       await this.#reportIfGone(assignment, failed, positions);
     }
     return failed;
+  }
+
+  /** Null where the bytes do not decode: they never will, and the other partitions can go on. */
+  async #decoded(assignment: Assignment, fetched: FetchedPartition, asked: bigint) {
+    try {
+      return await decodeRecords(fetched.bytes, asked, fetched.aborted);
+    } catch (error) {
+      const { topic, partition } = fetched;
+      const cause = error instanceof Error ? error : new Error(`its codec failed: ${error}`);
+      if (this.#options.assignment() === assignment) {
+        this.#options.callbacks.unreadable({ topic, partition }, asked, cause);
+      }
+      return null;
+    }
   }
 
   async #displace(
@@ -195,6 +215,11 @@ export class FetchHook {
     const asked = positions.get(keyOf(at)) as bigint;
     this.#options.callbacks.displaced({ topic: at.topic, partition: at.partition }, asked, null);
   }
+}
+
+function rotated<T>(list: readonly T[], turn: number): readonly T[] {
+  const at = list.length === 0 ? 0 : turn % list.length;
+  return [...list.slice(at), ...list.slice(0, at)];
 }
 
 interface Plan {

@@ -49,8 +49,16 @@ export function kafkajsBroker(config: KafkajsBrokerConfig): Broker {
     },
     consumer: async (options, callbacks) => {
       const consumer = await startConsumer(settings, options, callbacks);
-      consumers.add(consumer);
-      return consumer;
+      // Forgotten when it stops: a consumer that is rebuilt again and again must not pile up.
+      const made: BrokerConsumer = {
+        commit: consumer.commit,
+        stop: async (deadlineMs) => {
+          consumers.delete(made);
+          await consumer.stop(deadlineMs);
+        },
+      };
+      consumers.add(made);
+      return made;
     },
     close: async () => {
       await Promise.all([...consumers].map((consumer) => consumer.stop(closeDeadlineMs)));

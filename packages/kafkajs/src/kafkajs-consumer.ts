@@ -122,7 +122,7 @@ class KafkajsConsumer {
     const { consumer } = this.#client;
     const topics = [...this.#options.topics];
     await connectTo(this.#client, topics);
-    await this.#checkTopics(topics);
+    if (this.#options.requireTopics !== false) await this.#checkTopics(topics);
     this.#listen(consumer);
     await consumer.subscribe({ topics, fromBeginning: true });
     this.#running = consumer

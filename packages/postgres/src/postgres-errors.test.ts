@@ -66,11 +66,12 @@ describe("trouble", () => {
     expect(translated).toMatchObject({ code: "storage-unavailable", retryable: true });
     expect(errors.trouble(translated)).toBe("global");
     expect(errors.translated("x", server("40001"))).toMatchObject({ code: "storage-conflict" });
-    expect(errors.translated("x", server("42P01"))).toMatchObject({
+    expect(errors.translated("x", server("23505"))).toMatchObject({
       code: "storage-failed",
       retryable: false,
-      details: { sqlState: "42P01" },
+      details: { sqlState: "23505" },
     });
+    expect(errors.translated("x", server("42P01"))).toMatchObject({ code: "schema-missing" });
     const own = new StorageError("claim-timeout", "x");
     expect(errors.translated("y", own)).toBe(own);
     expect(errors.trouble(new CommitUnknownError("x", { cause: server("57P01") }))).toBe("global");

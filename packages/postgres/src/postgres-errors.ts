@@ -179,7 +179,13 @@ export function neverSent(error: unknown): boolean {
 }
 
 export function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  if (error instanceof Error) return error.message;
+  try {
+    return String(error);
+  } catch {
+    // A handler may throw an object without a text form.
+    return "a value that cannot be shown";
+  }
 }
 
 function isObject(value: unknown): value is object {

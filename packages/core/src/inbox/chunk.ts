@@ -85,6 +85,8 @@ async function handleAndCommit<Tx>(
   for (const [index, record] of chunk.records.entries()) {
     const recorded = transaction.recorded[index];
     if (recorded === "duplicate" || recorded === "done") continue;
+    // Cut while a handler ran: the next owner handles the rest.
+    if (run.cut.aborted) return { kind: "cut" };
     try {
       if (recorded !== "new") throw idConflict(run.claim, record);
       published = (await handleOne(run, transaction, record)) || published;
@@ -156,8 +158,8 @@ async function afterHandler<Tx>(
   record: BrokerRecord,
   error: unknown,
 ): Promise<ChunkOutcome> {
-  const trouble = run.storage.trouble(error);
   const clean = await transaction.rollback();
+  const trouble = run.storage.trouble(error);
   if (trouble !== null) return { kind: "trouble", trouble, error };
   // The connection went away under the handler, whatever it made of that.
   if (!clean) return { kind: "trouble", trouble: "global", error };
@@ -230,5 +232,11 @@ function idConflict(claim: PartitionClaim, record: BrokerRecord): HandlerError {
 }
 
 function reason(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  if (error instanceof Error) return error.message;
+  try {
+    return String(error);
+  } catch {
+    // An object without a text form, thrown on purpose or by accident.
+    return "a value that cannot be shown";
+  }
 }

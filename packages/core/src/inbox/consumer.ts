@@ -46,6 +46,9 @@ const claimsAtOnceMax = 2;
 /** Part of a stop's deadline that running chunks do not get: see `#stop`. */
 const stopReserveMs = 1_000;
 
+/** A client that lived as long had recovered: its end starts a new count of rebuilds. */
+const stableAfterMs = 30_000;
+
 const rebuildBackoff = { initialMs: 200, maxMs: 10_000 };
 
 /**
@@ -86,6 +89,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   #assignment = noAssignment;
   #client: BrokerConsumer | null = null;
   #clientNumber = 0;
+  #connectedAt = 0;
+  #rebuilds = 0;
   #rebuilding: Promise<void> = Promise.resolve();
   #offsetsDone: Promise<void> = Promise.resolve();
   #started = false;
@@ -167,6 +172,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       buffer: { batchesMax: options.bufferBatchesMax, bytesMax: options.bufferBytesMax },
       claimWaitMs: options.claimWaitMs,
       heartbeatIntervalMs: options.broker.timing.heartbeatIntervalMs,
+      sessionTimeoutMs: options.broker.timing.sessionTimeoutMs,
       register: (topic) => this.#register(topic),
       committed: (claim, nextOffset) => this.#offsets.note(claim, nextOffset),
       cut: this.#cut.signal,
@@ -186,7 +192,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     for (const topic of this.#handlers.keys()) await this.#register(topic);
     if (stopping.aborted) return;
     stopping.addEventListener("abort", () => this.#stopping.abort(), { once: true });
-    await this.#connect();
+    await this.#connect(true);
     this.#offsetsDone = this.#offsets.run(this.#stopping.signal);
   }
 
@@ -215,19 +221,22 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   async #register(topic: string): Promise<void> {
     const { broker, storage, name: consumer } = this.#options;
     const start = await broker.offsets(topic, "earliest");
-    await storage.registerTopic({ consumer, groupId: this.#groupId, topic, start, added: start });
+    // Added partitions begin at 0, not at what retention has left: what is gone must be told.
+    const added = new Map(Array.from(start.keys(), (partition) => [partition, 0n]));
+    await storage.registerTopic({ consumer, groupId: this.#groupId, topic, start, added });
   }
 
-  async #connect(): Promise<void> {
+  async #connect(requireTopics: boolean): Promise<void> {
     this.#clientNumber += 1;
     const { broker } = this.#options;
     const client = await broker.consumer(
-      { groupId: this.#groupId, topics: [...this.#handlers.keys()] },
+      { groupId: this.#groupId, topics: [...this.#handlers.keys()], requireTopics },
       this.#callbacks(this.#clientNumber),
     );
     // A stop that did not wait for this must not leave a member of the group behind.
     if (this.#stopping.signal.aborted) await client.stop(broker.timing.heartbeatIntervalMs);
     else this.#client = client;
+    this.#connectedAt = this.#clock.now();
   }
 
   /** Callbacks of a client that was thrown away change nothing. */
@@ -252,6 +261,9 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       },
       displaced: (partition, asked, log) => {
         if (current()) worker(partition)?.displaced(asked, log);
+      },
+      unreadable: (partition, asked, error) => {
+        if (current()) worker(partition)?.unreadable(asked, error);
       },
       failed: (error) => {
         if (current()) this.#rebuilding = this.#rebuild(error);
@@ -293,16 +305,22 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#voidAssignment();
     const dead = this.#client;
     this.#client = null;
-    await dead?.stop(this.#options.broker.timing.heartbeatIntervalMs);
+    // What a dead client says of its own end helps nobody.
+    await dead?.stop(this.#options.broker.timing.heartbeatIntervalMs).catch(() => undefined);
     let error = cause;
-    for (let rebuild = 1; !this.#stopping.signal.aborted; rebuild += 1) {
+    // A client that connects and dies again at once has not recovered.
+    if (this.#clock.now() - this.#connectedAt > stableAfterMs) this.#rebuilds = 0;
+    while (!this.#stopping.signal.aborted) {
+      this.#rebuilds += 1;
+      const rebuild = this.#rebuilds;
       const waitMs = backoffMs(rebuildBackoff, rebuild, this.#clock.random());
       const consumer = this.#options.name;
       this.#observe({ type: "inbox.client-rebuilt", consumer, rebuild, waitMs, error });
       await this.#clock.sleep(waitMs, this.#stopping.signal);
       if (this.#stopping.signal.aborted) return;
       try {
-        return await this.#connect();
+        // A topic deleted meanwhile must not keep the others from going on.
+        return await this.#connect(false);
       } catch (failed) {
         error = failed;
       }

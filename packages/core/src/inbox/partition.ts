@@ -12,24 +12,25 @@
  *                             └─────────────────────────────────────┘
  *   ended: by a new assignment or a stop; a running chunk still finishes, fenced by its token.
  */
-import {
-  HandlerError,
-  type OnceboxError,
-  PermanentError,
-  type PositionError,
-  StorageError,
-} from "../errors.ts";
+import { HandlerError, type OnceboxError, PermanentError, type PositionError } from "../errors.ts";
 import type { DropReason, Observer } from "../events.ts";
 import type { LogBounds, RecordBatch } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { PartitionClaim, PartitionRef, Storage } from "../ports/storage.ts";
-import { type Backoff, backoffMs } from "../retry.ts";
+import { backoffMs, backoffs } from "../retry.ts";
 import { type Buffer, type BufferLimits, buffer } from "./buffer.ts";
 import { type Chunk, type ChunkOutcome, runChunk } from "./chunk.ts";
 import type { Handler } from "./handler.ts";
 import { afterCommit, afterFailure, chunkCut, type Isolation } from "./isolation.ts";
 import type { Permits } from "./permits.ts";
-import { brokenBatch, outOfRange, rewound } from "./position-errors.ts";
+import {
+  brokenBatch,
+  claimError,
+  outOfRange,
+  rewound,
+  unreadable,
+  unregistered,
+} from "./position-errors.ts";
 
 /** What a worker needs of its consumer. */
 export interface PartitionContext<Tx> {
@@ -47,6 +48,7 @@ export interface PartitionContext<Tx> {
   readonly buffer: BufferLimits;
   readonly claimWaitMs: number;
   readonly heartbeatIntervalMs: number;
+  readonly sessionTimeoutMs: number;
   /** Gives a partition without a row its start. */
   readonly register: (topic: string) => Promise<void>;
   /** The database holds this position under this claim. */
@@ -71,6 +73,7 @@ export interface PartitionWorker {
   readonly position: () => bigint | null;
   readonly deliver: (batch: RecordBatch) => void;
   readonly displaced: (asked: bigint, log: LogBounds | null) => void;
+  readonly unreadable: (asked: bigint, error: Error) => void;
   readonly status: () => PartitionStatus;
   /** Starts no further chunk: the service stops. What still commits counts for the group's offset. */
   readonly end: () => void;
@@ -82,10 +85,6 @@ export interface PartitionWorker {
 
 /** Reruns of a chunk under local trouble (deadlock, time-out) before its messages run one by one. */
 const localRerunsMax = 10;
-const localBackoff: Backoff = { initialMs: 20, maxMs: 1_000 };
-const globalBackoff: Backoff = { initialMs: 100, maxMs: 5_000 };
-const messageBackoff: Backoff = { initialMs: 50, maxMs: 5_000 };
-const claimBackoff: Backoff = { initialMs: 20, maxMs: 500 };
 
 export function partitionWorker<Tx>(
   context: PartitionContext<Tx>,
@@ -99,6 +98,8 @@ class Worker<Tx> implements PartitionWorker {
   readonly done: Promise<void>;
   readonly #context: PartitionContext<Tx>;
   readonly #ending = new AbortController();
+  readonly #voided = new AbortController();
+  readonly #cut: AbortSignal;
   #claim: PartitionClaim | null = null;
   #buffer: Buffer | null = null;
   #nextOffset: bigint | null = null;
@@ -114,6 +115,7 @@ class Worker<Tx> implements PartitionWorker {
   constructor(context: PartitionContext<Tx>, ref: PartitionRef) {
     this.#context = context;
     this.ref = ref;
+    this.#cut = AbortSignal.any([context.cut, this.#voided.signal]);
     this.done = this.#run();
   }
 
@@ -123,20 +125,19 @@ class Worker<Tx> implements PartitionWorker {
   }
 
   deliver(batch: RecordBatch): void {
-    if (this.#buffer === null) {
-      this.#dropped("wrong-position");
-      return;
-    }
     this.#logEnd = batch.logEnd;
-    const acceptance = this.#buffer.accept(batch);
+    const acceptance = this.#buffer?.accept(batch) ?? "wrong-position";
     if (acceptance === "accepted") this.#ring();
     else if (acceptance === "wrong-position") this.#dropped("wrong-position");
     else if (acceptance === "gap") this.#pause(brokenBatch(this.ref, batch));
   }
 
   displaced(asked: bigint, log: LogBounds | null): void {
-    if (this.#buffer?.wanted() !== asked || this.#displaced !== null) return;
-    this.#pause(outOfRange(this.ref, asked, log));
+    if (this.#stoodAt(asked)) this.#pause(outOfRange(this.ref, asked, log));
+  }
+
+  unreadable(asked: bigint, error: Error): void {
+    if (this.#stoodAt(asked)) this.#pause(unreadable(this.ref, asked, error));
   }
 
   status(): PartitionStatus {
@@ -160,6 +161,19 @@ class Worker<Tx> implements PartitionWorker {
   void(): void {
     this.#isVoid = true;
     this.end();
+    void this.#cutLater();
+  }
+
+  /**
+   * A chunk of an assignment that is over may finish, as its claim may still hold. A hung one must
+   * not keep its permit and its connection for ever. Never rejects.
+   */
+  async #cutLater(): Promise<void> {
+    const finished = new AbortController();
+    const late = this.#context.clock.sleep(this.#context.sessionTimeoutMs, finished.signal);
+    await Promise.race([this.done, late]);
+    finished.abort();
+    this.#voided.abort();
   }
 
   async #run(): Promise<void> {
@@ -171,7 +185,17 @@ class Worker<Tx> implements PartitionWorker {
       }
       const chunk = this.#nextChunk();
       if (chunk === null) await this.#rung();
-      else await this.#work(this.#claim, chunk);
+      else await this.#workOrRecover(this.#claim, chunk);
+    }
+  }
+
+  /** What nobody expected (an adapter that breaks its promise) must not end the process: claim again. */
+  async #workOrRecover(claim: PartitionClaim, chunk: Chunk): Promise<void> {
+    try {
+      await this.#work(claim, chunk);
+    } catch (error) {
+      this.#unclaim();
+      await this.#troubled(chunk, "global", error);
     }
   }
 
@@ -192,11 +216,7 @@ class Worker<Tx> implements PartitionWorker {
       const claim = await storage.claim({ ...this.ref, owner }, this.#context.claimWaitMs);
       if (claim === null) {
         await this.#context.register(this.ref.topic);
-        throw new StorageError(
-          "storage-failed",
-          `${this.ref.topic}/${this.ref.partition} had no row: registered now`,
-          { retryable: true },
-        );
+        throw unregistered(this.ref);
       }
       this.#claimTries = 0;
       if (!this.#ending.signal.aborted) this.#claimed(claim, clock.now() - began);
@@ -204,7 +224,7 @@ class Worker<Tx> implements PartitionWorker {
       release();
       this.#claimTries += 1;
       observe({ ...this.ref, type: "inbox.claim-waiting", error: claimError(this.ref, error) });
-      await this.#sleep(backoffMs(claimBackoff, this.#claimTries, clock.random()));
+      await this.#sleep(backoffMs(backoffs.claim, this.#claimTries, clock.random()));
     } finally {
       release();
     }
@@ -241,7 +261,8 @@ class Worker<Tx> implements PartitionWorker {
   }
 
   async #work(claim: PartitionClaim, chunk: Chunk): Promise<void> {
-    const { chunks, clock, observe, storage, handler, cut } = this.#context;
+    const { chunks, clock, observe, storage, handler } = this.#context;
+    const cut = this.#cut;
     const release = await chunks.acquire(this.#ending.signal);
     if (release === null) return;
     const began = clock.now();
@@ -327,7 +348,7 @@ class Worker<Tx> implements PartitionWorker {
       );
       return this.#failed(chunk, null, failure);
     }
-    const backoff = trouble === "local" ? localBackoff : globalBackoff;
+    const backoff = backoffs[trouble];
     const waitMs = backoffMs(backoff, this.#reruns, clock.random());
     const rerun = this.#reruns;
     observe({ ...this.ref, type: "inbox.chunk-rerun", trouble, rerun, waitMs, error });
@@ -345,8 +366,8 @@ class Worker<Tx> implements PartitionWorker {
     const { offset, attempt } = message;
     const pause =
       error instanceof PermanentError
-        ? messageBackoff.maxMs
-        : backoffMs(messageBackoff, attempt, clock.random());
+        ? backoffs.message.maxMs
+        : backoffMs(backoffs.message, attempt, clock.random());
     const waitMs = wait ? pause : 0;
     observe({ ...this.ref, type: "inbox.blocked", offset, attempt, waitMs, error });
     if (wait) await this.#sleep(waitMs);
@@ -355,6 +376,11 @@ class Worker<Tx> implements PartitionWorker {
   #rewound(known: bigint, found: bigint): void {
     const error = rewound(this.ref, known, found);
     this.#context.observe({ ...this.ref, type: "inbox.displaced", error });
+  }
+
+  /** Whether an answer is about the position asked for now, and news. */
+  #stoodAt(asked: bigint): boolean {
+    return this.#displaced === null && this.#buffer?.wanted() === asked;
   }
 
   #pause(error: PositionError): void {
@@ -369,13 +395,4 @@ class Worker<Tx> implements PartitionWorker {
   #sleep(ms: number): Promise<void> {
     return this.#context.clock.sleep(ms, this.#ending.signal);
   }
-}
-
-function claimError(ref: PartitionRef, error: unknown): StorageError {
-  if (error instanceof StorageError) return error;
-  return new StorageError(
-    "storage-failed",
-    `${ref.topic}/${ref.partition} could not be claimed: ${error instanceof Error ? error.message : String(error)}`,
-    { cause: error, retryable: true },
-  );
 }

@@ -1,5 +1,5 @@
 /** What is said when position, log and database do not fit together: exact ranges, what follows. */
-import { PositionError } from "../errors.ts";
+import { PositionError, StorageError } from "../errors.ts";
 import type { LogBounds, RecordBatch } from "../ports/broker.ts";
 import type { PartitionRef } from "../ports/storage.ts";
 
@@ -25,6 +25,15 @@ function outOfRangeText(at: string, asked: bigint, log: LogBounds | null): strin
   return `the log of ${at} ends at ${log.end}, before the position ${asked}: it was truncated, or the topic made anew`;
 }
 
+/** What the log holds there cannot be decoded, or may not be read. */
+export function unreadable(ref: PartitionRef, asked: bigint, cause: Error): PositionError {
+  return new PositionError(
+    "position-unreadable",
+    `${ref.topic}/${ref.partition} cannot be read from ${asked} on: ${cause.message}. The partition is paused`,
+    { cause, details: { ...ref, position: asked } },
+  );
+}
+
 /** A batch that does not account for what it holds. */
 export function brokenBatch(ref: PartitionRef, batch: RecordBatch): PositionError {
   return new PositionError(
@@ -41,4 +50,22 @@ export function rewound(ref: PartitionRef, known: bigint, found: bigint): Positi
     `the database held ${known} for ${ref.topic}/${ref.partition} and now holds ${found}: it was set back, or the row was changed by hand. Going on from the database`,
     { details: { ...ref, known, found } },
   );
+}
+
+/** Why a partition has to wait for its claim. */
+export function claimError(ref: PartitionRef, error: unknown): StorageError {
+  if (error instanceof StorageError) return error;
+  return new StorageError(
+    "storage-failed",
+    `${ref.topic}/${ref.partition} could not be claimed: ${error instanceof Error ? error.message : String(error)}`,
+    { cause: error, retryable: true },
+  );
+}
+
+/** A partition that was added while the consumer ran: it has a row now and can be claimed. */
+export function unregistered(ref: PartitionRef): StorageError {
+  const at = `${ref.topic}/${ref.partition}`;
+  return new StorageError("storage-failed", `${at} had no row: registered now`, {
+    retryable: true,
+  });
 }

@@ -270,11 +270,15 @@ class LaneRelay<Tx> {
   }
 
   async #read(now: number): Promise<void> {
+    const sweep = now >= this.#sweepAt;
+    if (sweep) {
+      // Also of lanes that are not read for their blocked rows: those may be gone by now.
+      this.#backlog.forgetBlocked();
+      this.#notePause();
+    }
     const room = this.#roomToRead();
     const lanes = this.#readable(now);
     if (room === null || lanes.length === 0) return;
-    const sweep = now >= this.#sweepAt;
-    if (sweep) this.#backlog.forgetBlocked();
     this.#woken = false;
     const { rows, more, belowFloor } = await this.#storage.readLanes(lanes.map(leaseOf), {
       ...room,
@@ -298,8 +302,9 @@ class LaneRelay<Tx> {
   }
 
   #readWantedAt(now: number): number {
-    if (this.#roomToRead() === null || this.#readable(now).length === 0) return never;
-    return Math.min(this.#readAt, this.#sweepAt);
+    if (this.#roomToRead() === null || this.#readable(now, none).length === 0) return never;
+    const readAt = this.#readable(now).length === 0 ? never : this.#readAt;
+    return Math.min(readAt, this.#sweepAt);
   }
 
   /** Room for one batch ahead of the one on its way; null where there is none. */
@@ -312,11 +317,14 @@ class LaneRelay<Tx> {
     return rows <= 0 || bytes <= 0 || unsettled ? null : { rows, bytes };
   }
 
-  #readable(now: number): HeldLane[] {
-    const paused = this.#readingPaused ? this.#backlog.blockedLanes() : none;
+  #readable(now: number, paused = this.#pausedLanes()): HeldLane[] {
     return this.#lanes
       .held()
       .filter((lane) => lane.state === "active" && lane.deadline > now && !paused.has(lane));
+  }
+
+  #pausedLanes(): ReadonlySet<HeldLane> {
+    return this.#readingPaused ? this.#backlog.blockedLanes() : none;
   }
 
   /** The only check that keeps a lane from being sent by two relays: right before sending. */

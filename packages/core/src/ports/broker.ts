@@ -50,6 +50,8 @@ export interface ConsumerCallbacks {
   readonly deliver: (batch: RecordBatch) => void;
   /** B7. The position asked for is outside the log: reported, never followed. */
   readonly displaced: (partition: TopicPartition, asked: bigint, log: LogBounds | null) => void;
+  /** What is stored at this position cannot be read: that partition pauses, the others go on. */
+  readonly unreadable: (partition: TopicPartition, asked: bigint, error: Error) => void;
   /** The client died and cannot help itself: the consumer has to be built anew. */
   readonly failed: (error: Error) => void;
 }
@@ -70,6 +72,11 @@ export interface BrokerConsumer {
 export interface ConsumerOptions {
   readonly groupId: string;
   readonly topics: readonly string[];
+  /**
+   * Whether a missing topic is an error. Not when a client is built anew: the other topics go on.
+   * @defaultValue true
+   */
+  readonly requireTopics?: boolean;
 }
 
 export interface OutgoingRecord extends TopicPartition {
