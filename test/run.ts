@@ -17,9 +17,11 @@ interface Report {
 
 const root = join(import.meta.dirname, "..");
 
+const env = { ...process.env, TURBO_TELEMETRY_DISABLED: "1" };
+
 function run(command: string, ...args: string[]): boolean {
   const bin = join(root, "node_modules", ".bin", command);
-  const { status } = spawnSync(bin, args, { cwd: root, stdio: "inherit" });
+  const { status } = spawnSync(bin, args, { cwd: root, stdio: "inherit", env });
   return status === 0;
 }
 
