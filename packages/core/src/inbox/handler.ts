@@ -5,7 +5,10 @@ import type { Message, OutgoingMessage } from "../message.ts";
 export interface HandlerContext {
   /** 1 for the first try of this message by this process, then counting up. */
   readonly attempt: number;
-  /** Aborted when a stop runs out of time: end at once, nothing will be committed. */
+  /**
+   * Aborted when a stop runs out of time, or a session time-out after the partition was assigned
+   * anew: end at once, nothing will be committed.
+   */
   readonly signal: AbortSignal;
   /**
    * The same for every try of the same message, also in other processes: for calls that leave the
