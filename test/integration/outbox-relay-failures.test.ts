@@ -88,11 +88,22 @@ describe("lanes", () => {
       if (held) await gate.pass();
       return result;
     });
+    // A renewal that comes in between would keep the lanes: the first one's does not come.
+    const renewal = door();
+    let renewing = true;
+    const storage: typeof s.storage = {
+      ...s.storage,
+      leaseLanes: async (request) => {
+        if (!renewing) await renewal.pass();
+        return s.storage.leaseLanes(request);
+      },
+    };
     const one = ear();
     await s.enqueue(...["1", "2"].map((value) => message(topic, "k", value)));
-    const first = s.relay({ broker, observer: one.observer });
+    const first = s.relay({ storage, broker, observer: one.observer });
     await first.start();
     await gate.reached;
+    renewing = false;
     // What a database does when the lease is over and another relay asks.
     await s.pool.query(
       "UPDATE oncebox.outbox_lanes SET leased_until = now() - interval '1 second'",
@@ -104,6 +115,7 @@ describe("lanes", () => {
     const before = sent.length;
     gate.open();
     await one.waitFor("outbox.lanes-lost");
+    renewal.open();
     await s.enqueue(...["3", "4"].map((value) => message(topic, "k", value)));
     await s.published(4);
     expect(sent.slice(before)).toEqual([]);

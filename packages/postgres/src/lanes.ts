@@ -158,13 +158,12 @@ class Lanes implements LaneVerbs {
     // It was read from floors that are void now: rows of one key could come in the wrong order.
     if (this.#answeredBy(seen.server)) return this.#look(lanes, request);
     const choice = chooseFairly(seen.lanes, request);
-    const byLane = new Map(lanes.map((held) => [held.lane, held]));
-    for (const row of choice.rows) {
-      const held = byLane.get(row.lane);
-      if (held !== undefined) held.state = afterRead(held.state, row.position);
-    }
-    for (const [lane, held] of byLane) {
-      const lowest = seen.lanes.get(lane)?.[0]?.position ?? null;
+    // The last of a lane is its highest.
+    const highest = new Map<number, bigint>();
+    for (const { lane, position } of choice.rows) highest.set(lane, position);
+    for (const held of lanes) {
+      held.state = afterRead(held.state, highest.get(held.lane) ?? 0n);
+      const lowest = seen.lanes.get(held.lane)?.[0]?.position ?? null;
       if (sweep && lowest !== null) held.state = lowered(held.state, lowest);
       held.state = risen(held.state, seen.xmin, lowest);
     }
