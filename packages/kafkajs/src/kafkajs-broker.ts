@@ -89,23 +89,27 @@ class Topics {
   }
 
   offsets(topic: string, at: "earliest" | "latest"): Promise<ReadonlyMap<number, bigint>> {
-    return this.#ask(`asking for offsets of ${topic}`, async (client) => {
-      const partitions = await describe(client, topic);
-      const offsets = new Map<number, bigint>();
-      for (const [leader, numbers] of byLeader(partitions)) {
-        const node = await client.cluster.findBroker({ nodeId: String(leader) });
-        const timestamp = at === "earliest" ? -2 : -1;
-        const { responses } = await node.listOffsets({
-          // For "latest" the last stable offset: a transaction that is still open is not passed over.
-          isolationLevel: 1,
-          topics: [{ topic, partitions: numbers.map((partition) => ({ partition, timestamp })) }],
-        });
-        for (const listed of responses[0]?.partitions ?? []) {
-          offsets.set(listed.partition, BigInt(listed.offset));
+    const what = `asking for offsets of ${topic}`;
+    return this.#ask(
+      what,
+      untilLed(async (client) => {
+        const partitions = await describe(client, topic);
+        const offsets = new Map<number, bigint>();
+        for (const [leader, numbers] of byLeader(partitions)) {
+          const node = await client.cluster.findBroker({ nodeId: String(leader) });
+          const timestamp = at === "earliest" ? -2 : -1;
+          const { responses } = await node.listOffsets({
+            // For "latest" the last stable offset: a transaction that is still open is not passed over.
+            isolationLevel: 1,
+            topics: [{ topic, partitions: numbers.map((partition) => ({ partition, timestamp })) }],
+          });
+          for (const listed of responses[0]?.partitions ?? []) {
+            offsets.set(listed.partition, BigInt(listed.offset));
+          }
         }
-      }
-      return new Map([...offsets].sort(([a], [b]) => a - b));
-    });
+        return new Map([...offsets].sort(([a], [b]) => a - b));
+      }),
+    );
   }
 
   close(): void {
@@ -128,6 +132,26 @@ class Topics {
     return answer;
   }
 }
+
+/** Again for a while where a leader has just moved, or does not know yet that it is one. */
+function untilLed<T>(question: (client: KafkajsClient) => Promise<T>) {
+  return async (client: KafkajsClient): Promise<T> => {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await question(client);
+      } catch (error) {
+        const code = (error as { readonly code?: unknown } | null)?.code;
+        const unled = typeof code === "number" && unledCodes.has(code);
+        if (!unled || attempt >= leaderAttempts) throw error;
+        await systemClock.sleep(leaderWaitMs);
+        await client.cluster.refreshMetadata();
+      }
+    }
+  };
+}
+
+/** The topic is known when these come: unknown topic or partition, no leader, not the leader. */
+const unledCodes: ReadonlySet<number> = new Set([3, 5, 6]);
 
 async function describe(
   client: KafkajsClient,
