@@ -62,6 +62,8 @@ async function freezeOne({ setting, cast, say }: Story): Promise<void> {
     `  worker-2 frozen (SIGSTOP) about to open a chunk (${where(accident)}, offsets ${firstOffset} to ${endOffset - 1n})`,
   );
   const heir = await takenOver(cast, "worker-2", accident, endOffset);
+  // Its session counts from its last heartbeat, so a takeover can come a little earlier than that.
+  await cast.until("the session lasted", () => Date.now() > accident.at + setting.sessionTimeoutMs);
   say(`  ${heir.name} has committed these orders after ${heir.seconds} s; worker-2 wakes up`);
   worker.kill("SIGCONT");
   const after = () => worker.steps.slice(worker.steps.indexOf(accident) + 1);

@@ -31,9 +31,10 @@ describe("json", () => {
   it("carries every JSON value there and back", () => {
     fc.assert(
       fc.property(fc.jsonValue(), (value) => {
-        // JSON has no -0.
+        const text = JSON.stringify(value); // JSON has no -0
+        fc.pre(!text.includes("__proto__")); // dropped on purpose, see below
         const codec = json();
-        expect(codec.decode(codec.encode(value))).toEqual(JSON.parse(JSON.stringify(value)));
+        expect(codec.decode(codec.encode(value))).toEqual(JSON.parse(text));
       }),
     );
   });
