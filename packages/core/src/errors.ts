@@ -16,6 +16,8 @@ export type ErrorCode =
   | "pool-too-small"
   | "sequence-unsafe"
   | "group-mismatch"
+  | "not-registered"
+  | "already-registered"
   | "client-unsupported"
   // InvalidMessageError: the sender acts
   | "invalid-message"
@@ -37,6 +39,8 @@ export type ErrorCode =
   | "broker-unavailable"
   | "broker-refused"
   | "consumer-crashed"
+  | "consumer-silent"
+  | "group-active"
   // ClaimLostError: nobody acts, the new owner goes on
   | "claim-lost"
   // HandlerError: the author of the handler acts
@@ -46,6 +50,10 @@ export type ErrorCode =
   | "permanent"
   // PositionError: a person acts, the partition is paused until then
   | "position-out-of-range"
+  | "topic-recreated"
+  | "topic-deleted"
+  | "log-diverged"
+  | "record-changed"
   | "position-unreadable"
   | "position-gap"
   | "position-rewound";

@@ -14,9 +14,26 @@ export interface BrokerRecord {
   readonly offset: bigint;
   /** Milliseconds since 1970, as stored in the log. */
   readonly timestamp: bigint;
+  /** Which leader wrote it: counts up at each change of the partition's leader. Null: not known. */
+  readonly leaderEpoch: number | null;
   readonly key: Uint8Array | null;
   readonly value: Uint8Array | null;
   readonly headers: Headers;
+}
+
+/**
+ * Where to read from, and what the reader knows of the log there. An adapter reads only where the
+ * log still is the one described; anything else is `displaced`.
+ */
+export interface FetchPosition {
+  readonly offset: bigint;
+  /** The topic that the offset belongs to; null where it was never read. */
+  readonly topicId: string | null;
+  /**
+   * Leader epoch of what lies directly before the offset; null: not known. A log in which that epoch
+   * ended before the offset was truncated and has gone on differently.
+   */
+  readonly leaderEpoch: number | null;
 }
 
 /**
@@ -31,8 +48,10 @@ export interface RecordBatch extends TopicPartition {
   /** First offset behind everything the batch accounts for, markers and holes included. */
   readonly endOffset: bigint;
   readonly records: readonly BrokerRecord[];
-  /** High watermark when the batch was fetched: for lag. */
-  readonly logEnd: bigint;
+  /** The topic it was read from, not its name: a topic made anew has another. */
+  readonly topicId: string;
+  /** Leader epoch of what lies directly before `endOffset`; null: not known. */
+  readonly endEpoch: number | null;
 }
 
 /** Bounds of a partition's log: first offset kept, first offset not yet written. */
@@ -41,17 +60,34 @@ export interface LogBounds {
   readonly end: bigint;
 }
 
+/** The log as a fetch found it. `lastStable` lies below `end` while a transaction is open. */
+export interface LogState extends LogBounds {
+  readonly lastStable: bigint;
+}
+
+/** Why a position does not fit the log. */
+export type Displacement =
+  | { readonly kind: "out-of-range"; readonly log: LogBounds | null }
+  | { readonly kind: "topic-missing" }
+  | { readonly kind: "topic-recreated"; readonly topicId: string }
+  /** The log agrees with what was read only up to `endOffset`; null: not even that is known. */
+  | { readonly kind: "log-diverged"; readonly endOffset: bigint | null };
+
 export interface ConsumerCallbacks {
   /** B4. Called synchronously, before any batch of it; every earlier assignment is void. */
   readonly assigned: (assignment: number, partitions: readonly TopicPartition[]) => void;
-  /** B5. Asked before each fetch: the next offset to deliver, or null to leave the partition out. */
-  readonly position: (partition: TopicPartition) => bigint | null;
+  /** B5. Asked before each fetch: what to deliver next, or null to leave the partition out. */
+  readonly position: (partition: TopicPartition) => FetchPosition | null;
+  /** Every answer to a fetch that asked for the partition, also one without records; before `deliver`. */
+  readonly fetched: (partition: TopicPartition, log: LogState) => void;
   /** B3. Buffers and returns: it never waits, and what it throws is a bug of the core. */
   readonly deliver: (batch: RecordBatch) => void;
-  /** B7. The position asked for is outside the log: reported, never followed. */
-  readonly displaced: (partition: TopicPartition, asked: bigint, log: LogBounds | null) => void;
+  /** B7. The position does not fit the log: reported, never followed. Nothing was delivered. */
+  readonly displaced: (partition: TopicPartition, asked: bigint, why: Displacement) => void;
   /** What is stored at this position cannot be read: that partition pauses, the others go on. */
   readonly unreadable: (partition: TopicPartition, asked: bigint, error: Error) => void;
+  /** This partition cannot be fetched at the moment (its disk, its permissions); it is tried again. */
+  readonly troubled: (partition: TopicPartition, error: Error) => void;
   /** The client died and cannot help itself: the consumer has to be built anew. */
   readonly failed: (error: Error) => void;
 }
@@ -60,6 +96,21 @@ export interface GroupOffset extends TopicPartition {
   readonly offset: bigint;
   /** Kept beside the offset by the broker, shown by lag tools. */
   readonly metadata: string;
+}
+
+/** A consumer group as Kafka holds it. */
+export interface GroupState {
+  /** Live members; a group that was never used has none. */
+  readonly members: number;
+  /** Committed offsets of the topics asked for; partitions without one are left out. */
+  readonly offsets: readonly GroupOffset[];
+}
+
+/** Offsets of every partition of a topic. */
+export interface TopicOffsets {
+  /** Null where the broker does not tell. */
+  readonly topicId: string | null;
+  readonly offsets: ReadonlyMap<number, bigint>;
 }
 
 export interface BrokerConsumer {
@@ -121,11 +172,18 @@ export interface Broker {
    * key the id decides, so that a message sent twice goes to the same partition.
    */
   readonly partitionOf: (key: Uint8Array | null, id: string, partitions: number) => number;
-  /** First kept or next offset of every partition. Throws BrokerError `topic-missing`. */
+  /**
+   * Of every partition: the first offset kept, the next one, or the first one at or after a time
+   * (milliseconds since 1970; the next one where there is none). Throws BrokerError `topic-missing`.
+   */
   readonly offsets: (
     topic: string,
-    at: "earliest" | "latest",
-  ) => Promise<ReadonlyMap<number, bigint>>;
+    at: "earliest" | "latest" | { readonly timestamp: bigint },
+  ) => Promise<TopicOffsets>;
+  /** Reads a group without joining it. */
+  readonly group: (groupId: string, topics: readonly string[]) => Promise<GroupState>;
+  /** Writes offsets of a group without members. Throws BrokerError `group-active` otherwise. */
+  readonly setGroupOffsets: (groupId: string, offsets: readonly GroupOffset[]) => Promise<void>;
   readonly producer: () => Promise<BrokerProducer>;
   /** Joins the group; the promise resolves when the client runs, not when partitions arrive. */
   readonly consumer: (

@@ -39,14 +39,90 @@ export interface PartitionRef {
   readonly partition: number;
 }
 
+/** The last record of a partition that was handled: to find it again after a restart. */
+export interface LastRecord {
+  readonly offset: bigint;
+  readonly timestamp: bigint;
+  readonly checksum: number;
+}
+
+/** Which log a position belongs to. */
+export interface LogMark {
+  /** Null: nothing was read yet. */
+  readonly topicId: string | null;
+  /** Leader epoch of what lies directly before the position; null: not known. */
+  readonly leaderEpoch: number | null;
+  /** Null: none yet, or none since an operator moved the position. */
+  readonly last: LastRecord | null;
+}
+
+/**
+ * What an operator's seek means for ids. Below `until`, the highest position there ever was, ids
+ * count as seen, also one that the record's own position took. Above 0, `number` says that the range
+ * is handled anew: ids are recorded there once more, apart from those of earlier times.
+ */
+export interface Replay {
+  readonly number: number;
+  readonly until: bigint;
+}
+
 /** A consumer's fenced right to a partition. */
 export interface PartitionClaim extends PartitionRef {
   /** Random, made by the database: an epoch may fit again after a fail-over, a token does not. */
   readonly token: string;
   readonly epoch: bigint;
   readonly nextOffset: bigint;
+  readonly log: LogMark;
+  readonly replay: Replay;
+  /** The epoch at the last seek: a group offset written up to then may lie above the position. */
+  readonly soughtEpoch: bigint;
   /** Identifies this database; goes into the metadata of the group's offsets. */
   readonly incarnation: string;
+}
+
+/** Where a consumer stands in one partition, read without claiming it. */
+export interface PartitionPosition {
+  readonly topic: string;
+  readonly partition: number;
+  readonly nextOffset: bigint;
+  readonly epoch: bigint;
+  readonly owner: string | null;
+  readonly log: LogMark;
+}
+
+export interface ConsumerPositions {
+  /** The group bound to the consumer's name; null: the name is not known, or records ids only. */
+  readonly groupId: string | null;
+  readonly incarnation: string;
+  /** By topic, then partition. */
+  readonly positions: readonly PartitionPosition[];
+}
+
+/** Who does something by hand, or by a policy, and why. */
+export interface Audit {
+  readonly actor: string;
+  readonly reason: string;
+}
+
+/** One line of the audit log. */
+export interface AuditEntry extends Audit {
+  readonly id: bigint;
+  /** Milliseconds since 1970 by the database's clock. */
+  readonly at: number;
+  readonly consumer: string;
+  readonly action: "seek" | "adopt" | "sync-offsets";
+  /** What was done, as JSON; offsets are strings. */
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+/** One position to move. */
+export interface Move {
+  readonly partition: number;
+  readonly to: bigint;
+}
+
+export interface Moved extends Move {
+  readonly from: bigint;
 }
 
 /**
@@ -61,12 +137,13 @@ export interface ChunkTransaction<Tx> {
   /** The handle for one handler: dead after `end()`, refuses to end the transaction. */
   readonly handle: () => { readonly tx: Tx; readonly end: () => void };
   /**
-   * I4, I5. Advances `next_offset` from the value read at `open` as the last statement, and commits.
+   * I4, I5. Advances `next_offset` from the value read at `open` as the last statement, with the mark
+   * of the log at the new position (a null `last` leaves the last record as it was), and commits.
    * Throws ClaimLostError (nothing committed), StorageError `transaction-aborted` (a failed
    * statement was swallowed) or `transaction-ended-early` (somebody ended the transaction), and
    * CommitUnknownError.
    */
-  readonly commit: (nextOffset: bigint) => Promise<void>;
+  readonly commit: (nextOffset: bigint, mark: LogMark) => Promise<void>;
   /** Never rejects. False when the connection was lost or had to be destroyed. */
   readonly rollback: () => Promise<boolean>;
   /** Ends the connection at once, whatever runs on it: for a deadline that has passed. */
@@ -177,9 +254,12 @@ export interface Storage<in out Tx> {
     readonly consumer: string;
     readonly groupId: string;
     readonly topic: string;
+    readonly topicId: string | null;
     readonly start: ReadonlyMap<number, bigint>;
     readonly added: ReadonlyMap<number, bigint>;
   }) => Promise<void>;
+  /** Whether the topic has rows for this consumer: its start was resolved before. */
+  readonly isRegistered: (consumer: string, topic: string) => Promise<boolean>;
   /**
    * I1. Waits at most `waitMs` for the previous holder's open transaction, then takes a new token.
    * Null where the partition has no row. Throws StorageError `claim-timeout` and names who blocks.
@@ -188,6 +268,8 @@ export interface Storage<in out Tx> {
     ref: PartitionRef & { readonly owner: string },
     waitMs: number,
   ) => Promise<PartitionClaim | null>;
+  /** I1. Which of these claims are held no more. Locks nothing, changes nothing. */
+  readonly lostClaims: (claims: readonly PartitionClaim[]) => Promise<readonly PartitionClaim[]>;
   /**
    * I2, I3. Begins, proves the claim, locks the row, records the ids at or above `next_offset`.
    * Throws ClaimLostError.
@@ -196,6 +278,46 @@ export interface Storage<in out Tx> {
     claim: PartitionClaim,
     records: readonly RecordRef[],
   ) => Promise<ChunkTransaction<Tx>>;
+
+  /** Where a consumer stands. Locks nothing. */
+  readonly positions: (consumer: string) => Promise<ConsumerPositions>;
+  /**
+   * Moves positions of one topic and writes the audit log in one transaction, all or nothing; waits
+   * for open chunks and fences the claims of these partitions. The mark of the log is replaced by
+   * `topicId` alone. With `replay` the range below the highest position is handled anew (see Replay).
+   * `expected` guards a policy's move: null where the claim is held no more, and nothing was done.
+   * Throws ConfigurationError `not-registered` where a partition has no row.
+   */
+  readonly seek: (seek: {
+    readonly consumer: string;
+    readonly topic: string;
+    readonly topicId: string | null;
+    readonly moves: readonly Move[];
+    readonly replay: boolean;
+    readonly expected: PartitionClaim | null;
+    readonly audit: Audit;
+  }) => Promise<readonly Moved[] | null>;
+  /**
+   * Registers topics at given positions and writes the audit log, all or nothing. Throws
+   * ConfigurationError `already-registered` where a topic has rows, `group-mismatch` as above.
+   */
+  readonly adopt: (adoption: {
+    readonly consumer: string;
+    readonly groupId: string;
+    readonly topics: readonly {
+      readonly topic: string;
+      readonly topicId: string | null;
+      readonly start: ReadonlyMap<number, bigint>;
+    }[];
+    readonly audit: Audit;
+  }) => Promise<void>;
+  /** Writes a line of the audit log, for what was done outside the database. */
+  readonly audit: (entry: Omit<AuditEntry, "id" | "at">) => Promise<void>;
+  /** The audit log of a consumer, newest first, below an id where one is given. */
+  readonly auditLog: (
+    consumer: string,
+    page: { readonly limit: number; readonly below: bigint | null },
+  ) => Promise<readonly AuditEntry[]>;
 
   /** O1. Writes rows in the caller's transaction, in one statement. */
   readonly enqueue: (tx: Tx, rows: readonly OutboxEntry[]) => Promise<void>;
