@@ -16,7 +16,9 @@ CREATE TABLE sources (
 );
 
 -- One row for each partition a consumer reads: the authority on its position. Every transaction
--- that handles messages locks its partition's row first and moves next_offset last.
+-- that handles messages locks its partition's row first and moves next_offset last. An operator who
+-- moves a position (a seek) locks it as well. Do not move it by hand: a seek also fences whoever
+-- reads, and remembers what must not be applied twice.
 CREATE TABLE inbox_partitions (
   -- Order of the key: all look-ups name all three columns; listings ask by consumer, then topic.
   consumer    integer NOT NULL REFERENCES consumers (id),
@@ -27,11 +29,31 @@ CREATE TABLE inbox_partitions (
   -- Who may write: a random token, because an epoch could fit again after a fail-over to a replica
   -- that lags. Null until the first claim.
   token       uuid,
-  -- Counts claims.
+  -- Counts claims and seeks.
   epoch       bigint  NOT NULL DEFAULT 0,
   -- For people: who claimed it, and when. Nothing is decided by these two.
   owner       text,
   claimed_at  timestamptz,
+  -- Which log next_offset counts in: Kafka's id of the topic, in Kafka's own spelling, which is
+  -- another one once the topic was deleted and made anew. Null: not known.
+  topic_id      text,
+  -- Kafka's leader epoch of what lies directly before next_offset. Null: not known.
+  leader_epoch  integer,
+  -- The last record that was handled, its time (as record_time below) and its checksum: to find it
+  -- in the log again, or to see that the log is another one. Null: none yet, or none since a seek.
+  last_offset   bigint,
+  last_time     bigint,
+  last_checksum integer,
+  -- The highest next_offset that a seek ever left: below it messages may have been applied before,
+  -- so ids that lie there count as seen, whatever the topic holds there today.
+  applied_until bigint  NOT NULL DEFAULT 0,
+  -- How often a seek asked for what lies below applied_until to be applied again, and whether the
+  -- last one did. Ids are recorded there once more for each number, under other ids.
+  replay        integer NOT NULL DEFAULT 0,
+  replaying     boolean NOT NULL DEFAULT false,
+  -- The epoch that the last seek made: offsets of Kafka's group that were written under an epoch up
+  -- to this may lie above next_offset, and mean nothing. 0: never.
+  sought_epoch  bigint  NOT NULL DEFAULT 0,
   PRIMARY KEY (consumer, topic, partition)
 )
 -- Updated in place once a transaction: free space in the page and no index on a changing column
@@ -61,3 +83,23 @@ CREATE TABLE inbox_messages (
   PRIMARY KEY (consumer, source, id)
 );
 -- No foreign keys on purpose: their checks would lock a shared row once for each message.
+
+-- What people, or policies in their name, did to positions. Written in the transaction of what it
+-- tells of, where that is a change of this database. Nothing is decided by it, and nothing prunes it.
+CREATE TABLE audit_log (
+  id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- A name, not a row of consumers: it may say something of one that has none.
+  consumer text        NOT NULL,
+  -- Who did it, as they called themselves, and why, in their words.
+  actor    text        NOT NULL,
+  -- seek: positions of a topic moved. adopt: topics taken over at given positions. sync-offsets:
+  -- positions copied to Kafka's group.
+  action   text        NOT NULL CHECK (action IN ('seek', 'adopt', 'sync-offsets')),
+  reason   text        NOT NULL,
+  -- From where to where. Offsets are strings: readers of JSON may round large numbers.
+  details  jsonb       NOT NULL
+);
+
+-- Pages of one consumer, newest first.
+CREATE INDEX audit_log_consumer ON audit_log (consumer, id);

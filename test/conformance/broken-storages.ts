@@ -59,7 +59,7 @@ function judged(judge: (error: unknown) => void): Broken {
   return wrapped((storage) => ({
     transaction: (work) => storage.transaction(work).catch((error) => judge(error) as never),
     open: opening(storage, (chunk) => ({
-      commit: (nextOffset) => chunk.commit(nextOffset).catch(judge),
+      commit: (nextOffset, mark) => chunk.commit(nextOffset, mark).catch(judge),
     })),
   }));
 }
@@ -114,7 +114,7 @@ export const brokenStorages = {
   "I5: ids are recorded in a transaction of their own": wrapped((storage) => ({
     open: async (claim, records) => {
       const ids = await storage.open(claim, records);
-      await ids.commit(ids.nextOffset);
+      await ids.commit(ids.nextOffset, claim.log);
       return storage.open(claim, records);
     },
   })),

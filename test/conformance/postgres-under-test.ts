@@ -32,7 +32,7 @@ function takeSchema(databaseUrl: string): string {
 
 const tables = [
   ...["effects", "inbox_messages", "inbox_partitions", "consumers", "sources"],
-  ...["outbox_messages", "outbox_relays"],
+  ...["audit_log", "outbox_messages", "outbox_relays"],
 ];
 
 /** Back to what a migration leaves. Waits for transactions that still hold rows. */

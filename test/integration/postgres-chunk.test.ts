@@ -5,7 +5,7 @@ import pg, { type ClientBase } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
-import { claimOf, idOf, place, recordAt } from "./postgres-place.ts";
+import { claimOf, idOf, noMark, place, recordAt } from "./postgres-place.ts";
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -38,7 +38,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     expect([chunk.nextOffset, chunk.recorded]).toEqual([0n, ["new", "new"]]);
     await apply(p, chunk, "a");
     expect([await p.effects(), await p.nextOffset()]).toEqual([[], 0n]);
-    await chunk.commit(7n);
+    await chunk.commit(7n, noMark);
     expect([await p.effects(), await p.nextOffset()]).toEqual([["a"], 7n]);
   });
 
@@ -49,7 +49,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     await apply(p, chunk, "a");
     expect(await chunk.rollback()).toBe(true);
     expect(await chunk.rollback()).toBe(true);
-    await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "transaction-finished" });
+    await expect(chunk.commit(1n, noMark)).rejects.toMatchObject({ code: "transaction-finished" });
     const again = await p.storage.open(claim, [recordAt(0)]);
     expect([again.nextOffset, again.recorded]).toEqual([0n, ["new"]]);
     await again.rollback();
@@ -63,7 +63,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
       claim,
       [0, 1, 2].map((offset) => recordAt(offset)),
     );
-    await first.commit(3n);
+    await first.commit(3n, noMark);
     const records = [
       recordAt(2),
       recordAt(3, { id: idOf(0) }),
@@ -88,7 +88,14 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     const start = new Map([[2 ** 31 - 1, big]]);
     const topic = 'a\\b"c';
     const [consumer, groupId] = ["c", "g"];
-    await p.storage.registerTopic({ consumer, groupId, topic, start, added: new Map() });
+    await p.storage.registerTopic({
+      consumer,
+      groupId,
+      topic,
+      topicId: null,
+      start,
+      added: new Map(),
+    });
     const ref = { consumer, topic, partition: 2 ** 31 - 1, owner: "o'x" };
     const claim = await p.storage.claim(ref, 1_000);
     if (claim === null) throw new Error("not registered");
@@ -99,7 +106,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     const chunk = await p.storage.open(claim, records);
     expect(chunk.nextOffset).toBe(big);
     expect(chunk.recorded).toEqual(sources.map(() => "new"));
-    await chunk.commit(big + 9n);
+    await chunk.commit(big + 9n, noMark);
     const again = await p.storage.claim(ref, 1_000);
     expect(again).toMatchObject({ nextOffset: big + 9n, epoch: 2n });
   });
@@ -119,7 +126,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     // As if the lock had not held: the row is changed under it by the transaction's own handler.
     const { tx } = chunk.handle();
     await tx.query(`UPDATE ${p.schema}.inbox_partitions SET token = gen_random_uuid()`);
-    await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "claim-lost" });
+    await expect(chunk.commit(1n, noMark)).rejects.toMatchObject({ code: "claim-lost" });
     expect([await p.effects(), await p.nextOffset()]).toEqual([[], 0n]);
   });
 
@@ -128,7 +135,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     const chunk = await p.storage.open(await p.claimed(), []);
     const { tx } = chunk.handle();
     await tx.query(`UPDATE ${p.schema}.inbox_partitions SET next_offset = 5`);
-    await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "claim-lost" });
+    await expect(chunk.commit(1n, noMark)).rejects.toMatchObject({ code: "claim-lost" });
     expect(await p.nextOffset()).toBe(0n);
   });
 
@@ -146,7 +153,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     });
     await expect(claimOf(p.storage, 0, 0)).rejects.toMatchObject({ code: "claim-timeout" });
     const next = claimOf(p.storage);
-    await chunk.commit(4n);
+    await chunk.commit(4n, noMark);
     expect(await next).toMatchObject({ nextOffset: 4n });
     await expect(p.storage.open(claim, [])).rejects.toMatchObject({ code: "claim-lost" });
   });
@@ -172,7 +179,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
         const ids = index % 2 === 0 ? offsets : [...offsets].reverse();
         const records = offsets.map((offset, at) => recordAt(offset, { id: idOf(ids[at] ?? 0) }));
         const chunk = await p.storage.open(claim, records);
-        await chunk.commit(200n);
+        await chunk.commit(200n, noMark);
         return chunk.recorded;
       }),
     );
@@ -186,7 +193,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     const chunk = await p.storage.open(claim, [recordAt(0)]);
     await apply(p, chunk, "a");
     await claimOf(p.storage);
-    const error = await chunk.commit(1n).catch((reason: unknown) => reason);
+    const error = await chunk.commit(1n, noMark).catch((reason: unknown) => reason);
     expect(p.storage.trouble(error)).not.toBeNull();
     expect(await p.effects()).toEqual([]);
   });
@@ -219,7 +226,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     expect(p.storage.trouble(lost)).toBe("global");
     expect(await chunk.rollback()).toBe(false);
     const again = await p.storage.open(claim, [recordAt(0)]);
-    await again.commit(1n);
+    await again.commit(1n, noMark);
   });
 
   it("survives the death of idle connections, though nobody else listens to the pool", async () => {
@@ -246,7 +253,7 @@ describe("topics", () => {
       [1, 6n],
     ]);
     const more = new Map([...start, [2, 0n]]);
-    const both = { consumer: "c", groupId: "g", topic: "t" };
+    const both = { consumer: "c", groupId: "g", topic: "t", topicId: null };
     await Promise.all(
       Array.from({ length: 5 }, () =>
         p.storage.registerTopic({ ...both, start, added: new Map([[0, 99n]]) }),

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { type Direction, type FaultProxy, startProxy } from "../fixtures/proxy.ts";
 import { testDatabase } from "../fixtures/servers.ts";
-import { claimOf, place, recordAt } from "./postgres-place.ts";
+import { claimOf, noMark, place, recordAt } from "./postgres-place.ts";
 
 let database: TestDatabase;
 let proxy: FaultProxy;
@@ -44,7 +44,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     it("is unknown when the reply is cut, and committed", async () => {
       const { storage, chunk, effects, pool } = await opened();
       cutAtCommit("toClient");
-      await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "commit-unknown" });
+      await expect(chunk.commit(1n, noMark)).rejects.toMatchObject({ code: "commit-unknown" });
       proxy.onChunk = undefined;
       // The lock waits for whatever the old backend still does; then the row tells.
       expect(await claimOf(storage)).toMatchObject({ nextOffset: 1n });
@@ -56,7 +56,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     it("is unknown when the request is cut, and not committed", async () => {
       const { storage, chunk, effects } = await opened();
       cutAtCommit("toServer");
-      await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "commit-unknown" });
+      await expect(chunk.commit(1n, noMark)).rejects.toMatchObject({ code: "commit-unknown" });
       proxy.onChunk = undefined;
       expect(await claimOf(storage)).toMatchObject({ nextOffset: 0n });
       expect(await effects()).toEqual([]);
@@ -71,7 +71,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
           return "hold";
         };
       });
-      const outcome = chunk.commit(1n).catch((error: unknown) => error);
+      const outcome = chunk.commit(1n, noMark).catch((error: unknown) => error);
       await held;
       proxy.cutClients();
       expect(await outcome).toMatchObject({ code: "commit-unknown" });
@@ -89,12 +89,12 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
       const { rows } = await tx.query<{ pid: number }>("SELECT pg_backend_pid() AS pid");
       await admin.query("SELECT pg_terminate_backend($1)", [rows[0]?.pid]);
       await tx.query("SELECT 1").catch(() => {});
-      const error = await chunk.commit(1n).catch((reason: unknown) => reason);
+      const error = await chunk.commit(1n, noMark).catch((reason: unknown) => reason);
       expect(error).toMatchObject({ code: "storage-unavailable", retryable: true });
       expect(storage.trouble(error)).toBe("global");
       expect(await effects()).toEqual([]);
       const again = await storage.open(claim, [recordAt(0)]);
-      await again.commit(1n);
+      await again.commit(1n, noMark);
       const { rows: ids } = await admin.query(`SELECT FROM ${schema}.inbox_messages`);
       expect(ids.length).toBe(1);
     });
@@ -102,7 +102,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     it("is unknown when a deadline cuts it, unless COMMIT was not sent yet", async () => {
       const { storage, chunk } = await opened();
       proxy.onChunk = (way) => (way === "toClient" ? "hold" : "pass");
-      const outcome = chunk.commit(1n).catch((error: unknown) => error);
+      const outcome = chunk.commit(1n, noMark).catch((error: unknown) => error);
       chunk.destroy();
       // Not pipelined, the advance is waited for before COMMIT is sent.
       const code = pipeline ? "commit-unknown" : "storage-unavailable";

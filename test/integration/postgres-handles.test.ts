@@ -5,7 +5,7 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
-import { entry, idOf, place, recordAt } from "./postgres-place.ts";
+import { entry, idOf, noMark, place, recordAt } from "./postgres-place.ts";
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -40,7 +40,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
       await tx.query("SAVEPOINT s");
       await insert(tx, "undone");
       await tx.query("ROLLBACK TO SAVEPOINT s");
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       expect(await effects()).toEqual(["a"]);
     });
 
@@ -79,7 +79,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
       await expect(storage.recordIds(tx, "c", ids)).rejects.toMatchObject(dead);
       expect(() => tx.on("notice", () => {})).toThrow(expect.objectContaining(dead));
       await insert(other.tx, "a");
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       await expect(other.tx.query("SELECT 1")).rejects.toMatchObject(dead);
     });
 
@@ -95,7 +95,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
       const { tx, chunk, insert, effects, nextOffset, storage } = await opened();
       await insert(tx, "a");
       await tx.query("SELECT * FROM nowhere").catch(() => {});
-      const error = await chunk.commit(1n).catch((reason: unknown) => reason);
+      const error = await chunk.commit(1n, noMark).catch((reason: unknown) => reason);
       expect(error).toMatchObject({ code: "transaction-aborted", cause: { code: "42P01" } });
       expect(storage.trouble(error)).toBeNull();
       expect([await effects(), await nextOffset()]).toEqual([[], 0n]);
@@ -109,12 +109,14 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     ])("notices %s", async (_, ending) => {
       const { tx, chunk, schema, storage, claim, nextOffset, effects } = await opened();
       await tx.query(`INSERT INTO ${schema}.effects VALUES ('early')${ending}`);
-      await expect(chunk.commit(1n)).rejects.toMatchObject({ code: "transaction-ended-early" });
+      await expect(chunk.commit(1n, noMark)).rejects.toMatchObject({
+        code: "transaction-ended-early",
+      });
       expect(await nextOffset()).toBe(0n);
       // The ids may have stayed; they are the record's own, so the redo does not pass it over.
       const redo = await storage.open(claim, [recordAt(0)]);
       expect(redo.recorded).toEqual(["new"]);
-      await redo.commit(1n);
+      await redo.commit(1n, noMark);
       expect(await effects()).toEqual(ending.startsWith("; COMMIT") ? ["early"] : []);
     });
 
@@ -125,7 +127,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
            other int REFERENCES ${schema}.late DEFERRABLE INITIALLY DEFERRED)`,
       );
       await tx.query(`INSERT INTO ${schema}.late VALUES (1, 2)`);
-      await expect(chunk.commit(1n)).rejects.toMatchObject({
+      await expect(chunk.commit(1n, noMark)).rejects.toMatchObject({
         code: "storage-failed",
         details: { sqlState: "23503" },
       });
@@ -142,7 +144,7 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
           .handle()
           .tx.query("SELECT 1/0")
           .catch(() => {});
-        await failing.commit(1n).catch(() => {});
+        await failing.commit(1n, noMark).catch(() => {});
         const old = { ...claim, token: "00000000-0000-0000-0000-000000000000" };
         await storage.open(old, [recordAt(0)]).catch(() => {});
       }

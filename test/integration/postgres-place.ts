@@ -2,7 +2,7 @@
 // test file shares, pools on it, and small shapes of records and rows.
 
 import { randomUUID } from "node:crypto";
-import type { OutboxEntry, PartitionClaim, RecordRef, Storage } from "@oncebox/core";
+import type { LogMark, OutboxEntry, PartitionClaim, RecordRef, Storage } from "@oncebox/core";
 import { migrate, type PostgresStorageOptions, postgresStorage } from "@oncebox/postgres";
 import type { ClientBase, Pool, PoolConfig } from "pg";
 import type { TestDatabase } from "../fixtures/databases.ts";
@@ -61,7 +61,10 @@ export async function place(
   };
 }
 
-const registration = { consumer: "consumer", groupId: "group", topic: "topic" };
+const registration = { consumer: "consumer", groupId: "group", topic: "topic", topicId: null };
+
+/** What a commit says of a log that the test does not ask about. */
+export const noMark: LogMark = { topicId: null, leaderEpoch: null, last: null };
 
 export async function claimOf(
   storage: Storage<ClientBase>,

@@ -10,6 +10,7 @@ import {
   type ChunkTransaction,
   ClaimLostError,
   CommitUnknownError,
+  type LogMark,
   type PartitionClaim,
   type Recorded,
   type RecordRef,
@@ -126,8 +127,11 @@ function outcomeOf({ claim, topicId }: ClaimKey, record: RecordRef, taker: Taker
     taker.topic === topicId &&
     taker.partition === claim.partition &&
     taker.record_offset === record.offset;
-  // Left behind by a handler that committed early: the record itself has not been done.
-  if (own) return "new";
+  const { number, until } = claim.replay;
+  // Left behind by a handler that committed early: the record itself has not been done. Not so below
+  // a position that was left by a seek: there the id may stem from the time before, and from a topic
+  // that was made anew since and filled with the same. In a replay the core gives ids of that replay.
+  if (own && (number > 0 || record.offset >= until)) return "new";
   return taker.checksum === null || taker.checksum === record.checksum ? "duplicate" : "conflict";
 }
 
@@ -184,7 +188,7 @@ class Chunk implements ChunkTransaction<ClientBase> {
     };
   };
 
-  readonly commit = async (nextOffset: bigint): Promise<void> => {
+  readonly commit = async (nextOffset: bigint, mark: LogMark): Promise<void> => {
     if (this.#over) throw new TransactionFinishedError("this chunk has ended already");
     // Dead before the first byte is sent: no handler may slip in between the advance and COMMIT.
     this.#over = true;
@@ -198,7 +202,7 @@ class Chunk implements ChunkTransaction<ClientBase> {
         { cause: this.#firstFailure, retryable: true },
       );
     }
-    const advance = queries.advance(this.#key, this.nextOffset, nextOffset, this.#xid);
+    const advance = queries.advance(this.#key, this.#xid, this.nextOffset, nextOffset, mark);
     const advancing = settled(connection.run(advance));
     if (!connection.pipelined) {
       const advanced = await advancing;

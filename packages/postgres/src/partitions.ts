@@ -1,37 +1,36 @@
-/** Rows of partitions: registered once for each topic, claimed by one process at a time. */
-import { ConfigurationError, type PartitionRef, type Storage, StorageError } from "@oncebox/core";
+/** Rows of partitions: claimed by one process at a time, and looked at. */
+import type { LogMark, PartitionClaim, PartitionRef, Storage } from "@oncebox/core";
+import { blockerOf, lockTimeout } from "./blockers.ts";
 import { rollBack, settled } from "./chunk.ts";
-import type { Connection, Connections } from "./connections.ts";
+import type { Connections } from "./connections.ts";
+import type { OperatorQueries, PositionRow } from "./operator-queries.ts";
 import { type StorageErrors, sqlState } from "./postgres-errors.ts";
-import type { BlockerRow, ClaimedRow, InboxQueries } from "./queries.ts";
+import type { ClaimedRow, InboxQueries, LogColumns } from "./queries.ts";
 
 export interface PartitionParts {
   readonly connections: Connections;
   readonly queries: InboxQueries;
+  readonly operator: OperatorQueries;
   readonly errors: StorageErrors;
 }
 
-type PartitionVerbs = Pick<Storage<never>, "registerTopic" | "claim"> & {
+type PartitionVerbs = Pick<Storage<never>, "claim" | "lostClaims" | "positions"> & {
   /** The consumer as an integer; null where it was never registered. */
   readonly consumerId: (name: string) => Promise<number | null>;
 };
-
-/** A registration waits for others of the same topic, which take milliseconds. */
-const registerLockTimeoutMs = 10_000;
 
 export function partitionVerbs(parts: PartitionParts): PartitionVerbs {
   // Rows of consumers are never deleted, and a stale number only fences: a claim's token is random.
   const consumers = new Map<string, number>();
   return {
-    registerTopic: (registration) => register(parts, registration),
     claim: async (ref, waitMs) => {
-      const claimed = await claim(parts, ref, waitMs);
-      if (claimed === null) return null;
-      consumers.set(ref.consumer, claimed.consumer);
-      const { consumer, topic, partition } = ref;
-      const { token, epoch, next_offset: nextOffset, incarnation } = claimed;
-      return { consumer, topic, partition, token, epoch, nextOffset, incarnation };
+      const row = await claim(parts, ref, waitMs);
+      if (row === null) return null;
+      consumers.set(ref.consumer, row.consumer);
+      return claimOf(ref, row);
     },
+    lostClaims: (claims) => lostClaims(parts, claims),
+    positions: (consumer) => positions(parts, consumer),
     consumerId: async (name) => {
       const known = consumers.get(name);
       if (known !== undefined) return known;
@@ -42,6 +41,29 @@ export function partitionVerbs(parts: PartitionParts): PartitionVerbs {
       if (id !== null) consumers.set(name, id);
       return id;
     },
+  };
+}
+
+function claimOf({ consumer, topic, partition }: PartitionRef, row: ClaimedRow): PartitionClaim {
+  const { token, epoch, next_offset: nextOffset, incarnation } = row;
+  return {
+    ...{ consumer, topic, partition, token, epoch, nextOffset, incarnation },
+    log: logOf(row),
+    replay: { number: row.replay, until: row.applied_until },
+    soughtEpoch: row.sought_epoch,
+  };
+}
+
+function logOf(row: LogColumns): LogMark {
+  const { last_offset: offset, last_time: timestamp, last_checksum: checksum } = row;
+  return {
+    topicId: row.topic_id,
+    leaderEpoch: row.leader_epoch,
+    // The three are written together.
+    last:
+      offset === null || timestamp === null || checksum === null
+        ? null
+        : { offset, timestamp, checksum },
   };
 }
 
@@ -72,107 +94,46 @@ async function claim(
     }
     connection.release();
     return second.status === "fulfilled" ? (second.value.rows[0] ?? null) : null;
-  } catch (error) {
-    const timedOut = sqlState(error) === "55P03";
-    const blocker = timedOut ? await blockerOf(connection, queries, ref) : null;
+  } catch (cause) {
+    const { consumer, topic, partition } = ref;
+    const timedOut = sqlState(cause) === "55P03";
+    const blocker = timedOut ? await blockerOf(connection, queries, ref, [partition]) : null;
     await rollBack(connection);
-    if (!timedOut) throw errors.translated(`claim of ${nameOf(ref)}`, error);
-    throw claimTimeout(ref, waitMs, blocker, error);
+    const name = `${topic}/${partition} for ${consumer}`;
+    if (!timedOut) throw errors.translated(`claim of ${name}`, cause);
+    const details = { consumer, topic, partition };
+    throw lockTimeout(`${name} could not be claimed`, waitMs, blocker, { cause, details });
   }
 }
 
-/** Who holds the row, if it still does. The connection is outside a transaction here. */
-async function blockerOf(
-  connection: Connection,
-  queries: InboxQueries,
-  ref: PartitionRef,
-): Promise<BlockerRow | null> {
-  try {
-    const { rows } = await connection.run<BlockerRow & Record<string, unknown>>(
-      queries.blocker(ref),
-    );
-    return rows[0] ?? null;
-  } catch {
-    // Only words are missing then.
-    return null;
-  }
-}
-
-function claimTimeout(
-  ref: PartitionRef,
-  waitMs: number,
-  blocker: BlockerRow | null,
-  cause: unknown,
-): StorageError {
-  const { consumer, topic, partition } = ref;
-  const who =
-    blocker === null
-      ? "by a transaction that has ended meanwhile"
-      : `by backend ${blocker.pid} (${blocker.state ?? "state unknown"}, transaction open for ${blocker.transaction_age_ms ?? "?"} ms)`;
-  return new StorageError(
-    "claim-timeout",
-    `${nameOf(ref)} could not be claimed within ${waitMs} ms: its row is locked ${who}`,
-    {
-      cause,
-      retryable: true,
-      details: {
-        ...{ consumer, topic, partition, waitMs },
-        ...(blocker === null
-          ? {}
-          : {
-              blockingPid: blocker.pid,
-              blockingState: blocker.state,
-              blockingApplication: blocker.application,
-              blockingTransactionAgeMs: numberOf(blocker.transaction_age_ms),
-              blockingStateAgeMs: numberOf(blocker.state_age_ms),
-            }),
-      },
-    },
+async function lostClaims(
+  { connections, operator }: PartitionParts,
+  claims: readonly PartitionClaim[],
+): Promise<readonly PartitionClaim[]> {
+  if (claims.length === 0) return [];
+  const { rows } = await connections.with("look at claims", (connection) =>
+    connection.run<{ place: bigint }>(operator.lostClaims(claims)),
   );
+  const lost = new Set(rows.map((row) => Number(row.place) - 1));
+  return claims.filter((_, index) => lost.has(index));
 }
 
-function numberOf(value: bigint | null): number | null {
-  return value === null ? null : Number(value);
-}
-
-async function register(
-  { connections, queries, errors }: PartitionParts,
-  registration: Parameters<Storage<never>["registerTopic"]>[0],
-): Promise<void> {
-  const { consumer, groupId, topic, start, added } = registration;
-  const connection = await connections.acquire();
-  try {
-    await connection.script(
-      `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = ${registerLockTimeoutMs}`,
-    );
-    await connection.run(queries.registerLock(consumer, topic));
-    await connection.run(queries.registerConsumer(consumer, groupId));
-    const { rows } = await connection.run<{ id: number; group_id: string | null }>(
-      queries.bound(consumer),
-    );
-    const [bound] = rows;
-    if (bound?.group_id !== groupId) throw groupMismatch(consumer, groupId, bound?.group_id);
-    await connection.run(queries.registerPartitions(bound.id, topic, start, added));
-    await connection.script("COMMIT");
-    connection.release();
-  } catch (error) {
-    await rollBack(connection);
-    throw errors.translated(`registration of ${topic} for ${consumer}`, error);
-  }
-}
-
-function groupMismatch(
+async function positions(
+  { connections, operator }: PartitionParts,
   consumer: string,
-  groupId: string,
-  bound: string | null | undefined,
-): ConfigurationError {
-  return new ConfigurationError(
-    "group-mismatch",
-    `consumer ${consumer} belongs to the group ${bound ?? "(none)"}, not to ${groupId}: two groups under one name would take each other's partitions. Use another consumer name, or the group it had`,
-    { details: { consumer, groupId, boundTo: bound ?? null } },
+): ReturnType<Storage<never>["positions"]> {
+  const { rows } = await connections.with(`look at the positions of ${consumer}`, (connection) =>
+    connection.run<PositionRow & Record<string, unknown>>(operator.positions(consumer)),
   );
-}
-
-function nameOf({ consumer, topic, partition }: PartitionRef): string {
-  return `${topic}/${partition} for ${consumer}`;
+  const [first] = rows;
+  if (first === undefined) throw new TypeError("oncebox_positions answered nothing");
+  return {
+    groupId: first.group_id,
+    incarnation: first.incarnation,
+    positions: rows.flatMap((row) => {
+      const { topic, partition, next_offset: nextOffset, epoch, owner } = row;
+      if (topic === null) return [];
+      return [{ topic, partition, nextOffset, epoch, owner, log: logOf(row) }];
+    }),
+  };
 }

@@ -18,12 +18,15 @@ import { checkHandle } from "./handles/pg.ts";
 import { createLanes } from "./lanes.ts";
 import { aPool } from "./migrate.ts";
 import { createNames } from "./names.ts";
+import { type OperatorQueries, operatorQueries } from "./operator-queries.ts";
 import { type OutboxQueries, outboxQueries } from "./outbox-queries.ts";
 import { partitionVerbs } from "./partitions.ts";
 import { type StorageErrors, storageErrors } from "./postgres-errors.ts";
 import { type InboxQueries, inboxQueries } from "./queries.ts";
 import { recordIds } from "./record-ids.ts";
+import { registrationVerbs } from "./registration.ts";
 import { aSchemaName, defaultSchema } from "./schema.ts";
+import { seekVerbs } from "./seek.ts";
 import { runTransaction } from "./transaction.ts";
 import { createWake } from "./wake.ts";
 
@@ -85,6 +88,7 @@ export function postgresStorage(options: PostgresStorageOptions): Storage<Client
   const parts = {
     errors,
     queries: inboxQueries(schema),
+    operator: operatorQueries(schema),
     connections: connections({
       pool,
       errors,
@@ -114,6 +118,7 @@ export function postgresStorage(options: PostgresStorageOptions): Storage<Client
 interface Parts {
   readonly connections: Connections;
   readonly queries: InboxQueries;
+  readonly operator: OperatorQueries;
   readonly outbox: OutboxQueries;
   readonly errors: StorageErrors;
   readonly schema: string;
@@ -139,6 +144,8 @@ function partsOf(parts: Parts): Omit<Storage<ClientBase>, "wake" | "close"> {
   const enqueuedIn = new WeakMap<object, { enqueued: boolean }>();
   return {
     ...partitions,
+    ...registrationVerbs(parts),
+    ...seekVerbs(parts),
     ...createLanes(pooled, parts.outbox),
     check: () => checkDatabase(parts),
     trouble: errors.trouble,

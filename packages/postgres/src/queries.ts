@@ -13,9 +13,11 @@
  *   oncebox_claim, oncebox_blocker        claim of a partition; who holds it up
  *   oncebox_register_lock, …_consumer, …_bound, …_partitions
  *   oncebox_record, oncebox_add_consumer  inbox.once
+ *
+ * What people ask for, and what is asked beside the chunks, is in operator-queries.ts.
  */
 import { createHash } from "node:crypto";
-import type { MessageRef, PartitionClaim, PartitionRef, RecordRef } from "@oncebox/core";
+import type { LogMark, MessageRef, PartitionClaim, PartitionRef, RecordRef } from "@oncebox/core";
 import { plainArray, storedName, textArray, uuidOf } from "./wire.ts";
 
 export interface Statement {
@@ -68,15 +70,29 @@ export interface TakerRow {
   readonly checksum: number | null;
 }
 
-export interface ClaimedRow {
+/** The columns of a partition's row that say which log its position belongs to. */
+export interface LogColumns {
+  readonly topic_id: string | null;
+  readonly leader_epoch: number | null;
+  readonly last_offset: bigint | null;
+  readonly last_time: bigint | null;
+  readonly last_checksum: number | null;
+}
+
+export interface ClaimedRow extends LogColumns {
   readonly consumer: number;
   readonly token: string;
   readonly epoch: bigint;
   readonly next_offset: bigint;
+  /** Which replay the range below `applied_until` is in; 0: none. */
+  readonly replay: number;
+  readonly applied_until: bigint;
+  readonly sought_epoch: bigint;
   readonly incarnation: string;
 }
 
 export interface BlockerRow {
+  readonly partition: number;
   readonly pid: number;
   readonly state: string | null;
   readonly application: string | null;
@@ -96,18 +112,27 @@ export interface InboxQueries {
   readonly addNames: (names: readonly string[]) => Statement;
   readonly open: (claim: ClaimKey, records: readonly RecordRef[], sources: number[]) => Statement;
   readonly takers: (consumer: number, sources: number[], ids: readonly Uint8Array[]) => Statement;
-  readonly advance: (claim: ClaimKey, from: bigint, to: bigint, xid: bigint) => Statement;
+  readonly advance: (
+    claim: ClaimKey,
+    xid: bigint,
+    from: bigint,
+    to: bigint,
+    mark: LogMark,
+  ) => Statement;
   readonly terminate: (xid: bigint) => Statement;
   readonly claim: (ref: PartitionRef & { readonly owner: string }) => Statement;
-  readonly blocker: (ref: PartitionRef) => Statement;
+  readonly blocker: (consumer: string, topic: string, partitions: readonly number[]) => Statement;
   readonly registerLock: (consumer: string, topic: string) => Statement;
   readonly registerConsumer: (consumer: string, groupId: string) => Statement;
   readonly bound: (consumer: string) => Statement;
   readonly registerPartitions: (
     consumer: number,
-    topic: string,
-    start: ReadonlyMap<number, bigint>,
-    added: ReadonlyMap<number, bigint>,
+    rows: {
+      readonly topic: string;
+      readonly topicId: string | null;
+      readonly start: ReadonlyMap<number, bigint>;
+      readonly added: ReadonlyMap<number, bigint>;
+    },
   ) => Statement;
   readonly record: (consumer: string, ids: readonly MessageRef[]) => Statement;
   readonly addConsumer: (consumer: string) => Statement;
@@ -178,10 +203,13 @@ const takersText = (own: string) => `
 // Index: inbox_partitions_pkey; the update is HOT. The row is locked since oncebox_open. Must
 // raise where it moves nothing, since COMMIT may be on its way behind it: 22012 (division by zero)
 // in the transaction that was opened, so the claim or the position is another; 2201F (root of a
-// negative number) in any other transaction, so somebody ended ours.
+// negative number) in any other transaction, so somebody ended ours. The mark of the log moves with
+// the position; a chunk that handled no record keeps the last one.
 const advanceText = (own: string) => `
   WITH moved AS (
-    UPDATE ${own}inbox_partitions SET next_offset = $6
+    UPDATE ${own}inbox_partitions SET next_offset = $6, topic_id = $8, leader_epoch = $9,
+      last_offset = coalesce($10, last_offset), last_time = coalesce($11, last_time),
+      last_checksum = coalesce($12, last_checksum)
     WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4 AND next_offset = $5
       AND pg_current_xact_id() = $7::xid8
     RETURNING 1
@@ -219,31 +247,41 @@ function chunkQueries(own: string) {
       ),
     takers: (consumer, sources, ids) =>
       takers(consumer, plainArray(sources), plainArray(ids.map(uuidOf))),
-    advance: ({ claim, consumer }, from, to, xid) =>
-      advance(consumer, claim.topic, claim.partition, claim.token, from, to, xid),
+    advance: ({ claim, consumer }, xid, from, to, { topicId, leaderEpoch, last }) =>
+      advance(
+        ...[consumer, claim.topic, claim.partition, claim.token, from, to, xid],
+        ...[topicId, leaderEpoch],
+        ...[last?.offset ?? null, last?.timestamp ?? null, last?.checksum ?? null],
+      ),
   } satisfies Partial<InboxQueries>;
 }
 
+/** Columns of a partition's row, called p: see LogColumns. */
+export const logColumns = "p.topic_id, p.leader_epoch, p.last_offset, p.last_time, p.last_checksum";
+
 // Index: consumers_name_key, inbox_partitions_pkey. Locks the partition's row; waits, as long as
 // lock_timeout allows, for the open transaction of the previous holder, then counts on from the
-// row as that one left it. The token is made here: no process can guess or repeat one.
+// row as that one left it. The token is made here: no process can guess or repeat one. What a seek
+// and the last chunk left is told and stays.
 const claimText = (own: string) => `
   UPDATE ${own}inbox_partitions p
   SET token = gen_random_uuid(), epoch = p.epoch + 1, owner = $4, claimed_at = clock_timestamp()
   FROM ${own}consumers c
   WHERE c.name = $1 AND p.consumer = c.id AND p.topic = $2 AND p.partition = $3
-  RETURNING c.id AS consumer, p.token, p.epoch, p.next_offset,
+  RETURNING c.id AS consumer, p.token, p.epoch, p.next_offset, ${logColumns},
+    CASE WHEN p.replaying THEN p.replay ELSE 0 END AS replay, p.applied_until, p.sought_epoch,
     (SELECT incarnation FROM ${own}meta) AS incarnation`;
 
 // Index: as above. Locks nothing. The transaction that holds a row stands in its xmax, and holds
 // its own id as a lock: so the backend is found after the wait is over.
 const blockerText = (own: string) => `
-  SELECT a.pid, a.state, a.application_name AS application,
+  SELECT p.partition, a.pid, a.state, a.application_name AS application,
     round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint
       AS transaction_age_ms,
     round(extract(epoch FROM clock_timestamp() - a.state_change) * 1000)::bigint AS state_age_ms
   FROM ${own}consumers c
-  JOIN ${own}inbox_partitions p ON p.consumer = c.id AND p.topic = $2 AND p.partition = $3
+  JOIN ${own}inbox_partitions p
+    ON p.consumer = c.id AND p.topic = $2 AND p.partition = ANY ($3::integer[])
   JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.xmax AND l.granted
   JOIN pg_stat_activity a ON a.pid = l.pid
   WHERE c.name = $1
@@ -254,7 +292,7 @@ function claimQueries(own: string) {
   const blocker = define("blocker", blockerText(own), { prepare: false });
   return {
     claim: (ref) => claim(ref.consumer, ref.topic, ref.partition, ref.owner),
-    blocker: (ref) => blocker(ref.consumer, ref.topic, ref.partition),
+    blocker: (consumer, topic, partitions) => blocker(consumer, topic, plainArray(partitions)),
   } satisfies Partial<InboxQueries>;
 }
 
@@ -274,8 +312,8 @@ const boundText = (own: string) => `SELECT id, group_id FROM ${own}consumers WHE
 // Index: inbox_partitions_pkey. All partitions of a topic without rows, or those that were added
 // to one that has rows; under the lock above, so nobody inserts in between.
 const partitionsText = (own: string) => `
-  INSERT INTO ${own}inbox_partitions (consumer, topic, partition, next_offset)
-  SELECT $1, $2, r.partition, r.next_offset
+  INSERT INTO ${own}inbox_partitions (consumer, topic, partition, next_offset, topic_id)
+  SELECT $1, $2, r.partition, r.next_offset, $6
   FROM unnest($3::integer[], $4::bigint[], $5::boolean[]) AS r (partition, next_offset, added)
   WHERE r.added = EXISTS (
     SELECT FROM ${own}inbox_partitions p WHERE p.consumer = $1 AND p.topic = $2
@@ -329,7 +367,7 @@ function registerQueries(own: string, schema: string) {
     registerLock: (consumer, topic) => lock(JSON.stringify(["oncebox", schema, consumer, topic])),
     registerConsumer: (consumer, groupId) => registerConsumer(consumer, groupId),
     bound: (consumer) => bound(consumer),
-    registerPartitions: (consumer, topic, start, added) => {
+    registerPartitions: (consumer, { topic, topicId, start, added }) => {
       const rows = [
         ...[...start].map(([partition, offset]) => ({ partition, offset, added: false })),
         ...[...added].map(([partition, offset]) => ({ partition, offset, added: true })),
@@ -339,6 +377,7 @@ function registerQueries(own: string, schema: string) {
         plainArray(rows.map((row) => row.partition)),
         plainArray(rows.map((row) => row.offset)),
         plainArray(rows.map((row) => String(row.added))),
+        topicId,
       );
     },
     record: (consumer, ids) =>

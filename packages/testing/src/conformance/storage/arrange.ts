@@ -2,6 +2,7 @@
 import type {
   ChunkTransaction,
   LaneLease,
+  LogMark,
   OutboxEntry,
   OutboxRead,
   OutboxRow,
@@ -19,7 +20,11 @@ export interface StorageCase extends Omit<ConformanceCase<never>, "run"> {
 }
 
 export const consumer = "billing";
+export const groupId = "group";
 export const topic = "orders.placed";
+
+/** What a commit says of a log that the case does not ask about. */
+export const noMark: LogMark = { topicId: null, leaderEpoch: null, last: null };
 
 /** Long enough to see that something waits, short enough to wait for. */
 export const shortWaitMs = 200;
@@ -32,7 +37,8 @@ export async function register<Tx>(
   ...starts: readonly bigint[]
 ): Promise<void> {
   const start = new Map(starts.map((offset, partition) => [partition, offset]));
-  await storage.registerTopic({ consumer, groupId: "group", topic, start, added: new Map() });
+  const none = { topicId: null, added: new Map() };
+  await storage.registerTopic({ consumer, groupId, topic, start, ...none });
 }
 
 export function ref(partition = 0) {

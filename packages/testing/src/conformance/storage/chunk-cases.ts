@@ -6,10 +6,12 @@ import {
   claimFirst,
   consumer,
   entry,
+  groupId,
   handle,
   id,
   leaseAll,
   names,
+  noMark,
   read,
   record,
   register,
@@ -28,10 +30,10 @@ const positionCases: readonly StorageCase[] = [
     run: async ({ storage }) => {
       await register(storage, 3n);
       const claimed = await claim(storage);
-      await (await storage.open(claimed, [record(3)])).commit(10n);
+      await (await storage.open(claimed, [record(3)])).commit(10n, noMark);
       const empty = await storage.open(claimed, []);
       same([empty.nextOffset, empty.recorded], [10n, []], "what a chunk without records finds");
-      await empty.commit(2n ** 53n + 1n);
+      await empty.commit(2n ** 53n + 1n, noMark);
       await sameNextOffset(storage, 2n ** 53n + 1n);
     },
   },
@@ -56,11 +58,11 @@ const positionCases: readonly StorageCase[] = [
       const first = await storage.open(claimed, [record(0), record(1)]);
       const opening = storage.open(claimed, [record(0), record(1), record(2)]);
       await untilOpen(context, 2, settled(opening));
-      await first.commit(2n);
+      await first.commit(2n, noMark);
       const second = await opening;
       const expected: Recorded[] = ["done", "done", "new"];
       same([second.nextOffset, second.recorded], [2n, expected], "what the second chunk finds");
-      await second.commit(3n);
+      await second.commit(3n, noMark);
       await sameNextOffset(storage, 3n);
     },
   },
@@ -75,8 +77,11 @@ const positionCases: readonly StorageCase[] = [
       await endSecretly(tx, { begin: true });
       end();
       const fast = await storage.open(claimed, [record(0), record(1)]);
-      await fast.commit(2n);
-      await failureOf(slow.commit(1n), "a commit from a position that has moved must reject");
+      await fast.commit(2n, noMark);
+      await failureOf(
+        slow.commit(1n, noMark),
+        "a commit from a position that has moved must reject",
+      );
       await sameNextOffset(storage, 2n);
     },
   },
@@ -93,7 +98,8 @@ const positionCases: readonly StorageCase[] = [
       for (let n = 0; n < 12; n += 1) positions.add((await claim(storage, n)).nextOffset);
       same(positions.size, 1, "the number of different starts");
       const stranger = { consumer, groupId: "another group", topic: "another topic" };
-      const binding = storage.registerTopic({ ...stranger, start: new Map(), added: new Map() });
+      const nothing = { topicId: null, start: new Map(), added: new Map() };
+      const binding = storage.registerTopic({ ...stranger, ...nothing });
       await rejected(binding, "group-mismatch", "a registration under another group");
     },
   },
@@ -104,7 +110,7 @@ const positionCases: readonly StorageCase[] = [
       await register(storage, 3n, 4n);
       const start = new Map([0, 1, 2].map((partition) => [partition, 90n]));
       const added = new Map([0, 1, 2].map((partition) => [partition, 5n]));
-      await storage.registerTopic({ consumer, groupId: "group", topic, start, added });
+      await storage.registerTopic({ consumer, groupId, topic, topicId: null, start, added });
       for (const [partition, offset] of [3n, 4n, 5n].entries()) {
         await sameNextOffset(storage, offset, partition);
       }
@@ -128,7 +134,7 @@ const atomicityCases: readonly StorageCase[] = [
       const leases = await leaseAll(other);
       await sameEffects(context);
       same(names((await read(other, leases)).rows), [], "outbox rows before the commit");
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       await sameEffects(context, "one");
       same(names((await read(other, leases)).rows), ["message"], "outbox rows after the commit");
       const next = await storage.open(await sameNextOffset(other, 1n), [record(1, { id: id(0) })]);
@@ -186,7 +192,7 @@ const atomicityCases: readonly StorageCase[] = [
       const second = again.handle();
       await breakConnection(second.tx);
       second.end();
-      await failureOf(again.commit(1n), "a commit over a dead connection must reject");
+      await failureOf(again.commit(1n, noMark), "a commit over a dead connection must reject");
       await nothingHappened(context);
     },
   },
@@ -216,7 +222,7 @@ const atomicityCases: readonly StorageCase[] = [
       }
       end();
       await sameEffects(context);
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       await sameEffects(context, "one");
       await sameNextOffset(storage, 1n);
     },
@@ -255,14 +261,18 @@ async function endedEarly<Tx>(context: StorageUnderTest<Tx>, begin: boolean): Pr
   await endSecretly(tx, { begin });
   await insertEffect(tx, "after");
   end();
-  await rejected(chunk.commit(2n), "transaction-ended-early", "a chunk that was ended early");
+  await rejected(
+    chunk.commit(2n, noMark),
+    "transaction-ended-early",
+    "a chunk that was ended early",
+  );
   same(await openTransactions(), 0, "the number of open transactions after it");
   // What was written up to the early end is committed: nobody can take that back.
   if (begin) await sameEffects(context, "before");
   const redo = await storage.open(await sameNextOffset(storage, 0n), records);
   same(redo.recorded, ["new", "new"], "what the redo records");
   await handle(context, redo, "redone");
-  await redo.commit(2n);
+  await redo.commit(2n, noMark);
   holds((await context.effects()).includes("redone"), "the redo's effect must be committed");
   await sameNextOffset(storage, 2n);
 }
@@ -275,7 +285,7 @@ async function unknownOutcome<Tx>(
   const chunk = await storage.open(await claimFirst(storage), [record(0)]);
   await handle(context, chunk, "one");
   breakCommit(fault);
-  await rejected(chunk.commit(1n), "commit-unknown", `a commit with its ${fault}`);
+  await rejected(chunk.commit(1n, noMark), "commit-unknown", `a commit with its ${fault}`);
   if (fault === "request-lost") {
     // The claim inside waits for the end of the cut transaction.
     await sameNextOffset(storage, 0n);

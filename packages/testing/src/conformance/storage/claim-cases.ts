@@ -5,6 +5,7 @@ import {
   claimFirst,
   handle,
   longWaitMs,
+  noMark,
   record,
   ref,
   register,
@@ -59,7 +60,7 @@ const claimCases: readonly StorageCase[] = [
       const taken = settled(taking);
       await untilOpen(context, 2, taken);
       holds(!taken(), "a claim must not be given while a chunk of the previous holder is open");
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       const next = await taking;
       same([next.nextOffset, next.epoch], [1n, claimed.epoch + 1n], "position and epoch after it");
     },
@@ -86,9 +87,9 @@ const claimCases: readonly StorageCase[] = [
         "whether a claim's time-out is the author's fault",
       );
       await handle(context, chunk, "one");
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       const again = await storage.open(claimed, [record(1)]);
-      await again.commit(2n);
+      await again.commit(2n, noMark);
       await sameEffects(context, "one");
     },
   },
@@ -111,7 +112,7 @@ const claimCases: readonly StorageCase[] = [
       const chunk = await storage.open(claimed, [record(0)]);
       await handle(context, chunk, "one");
       const late = breakCommit("request-late");
-      await rejected(chunk.commit(1n), "commit-unknown", "a commit cut under way");
+      await rejected(chunk.commit(1n, noMark), "commit-unknown", "a commit cut under way");
       const other = another();
       const wait = "a claim while that commit is under way";
       await rejected(other.claim(ref(), shortWaitMs), "claim-timeout", wait);
@@ -141,7 +142,7 @@ const claimCases: readonly StorageCase[] = [
         await rejected(storage.open(old, [record(0)]), "claim-lost", `open at epoch ${old.epoch}`);
       }
       holds(live !== undefined, "there must be a live claim");
-      await (await other.open(live, [record(0)])).commit(1n);
+      await (await other.open(live, [record(0)])).commit(1n, noMark);
     },
   },
 ];
@@ -159,7 +160,7 @@ const fenceCases: readonly StorageCase[] = [
       const chunk = await another().open(live, [record(0)]);
       same(chunk.recorded, ["new"], "what the new holder records");
       await handle(context, chunk, "one");
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       await rejected(storage.open(old, []), "claim-lost", "open of no record under an old claim");
       await sameEffects(context, "one");
     },
@@ -172,7 +173,7 @@ const fenceCases: readonly StorageCase[] = [
       const live = await claim(another());
       const forged = { ...live, token: old.token };
       await rejected(storage.open(forged, [record(0)]), "claim-lost", "open with an old token");
-      await (await storage.open(live, [record(0)])).commit(1n);
+      await (await storage.open(live, [record(0)])).commit(1n, noMark);
     },
   },
   {
@@ -182,7 +183,7 @@ const fenceCases: readonly StorageCase[] = [
       const old = await claimFirst(storage);
       const live = await claim(storage);
       await rejected(storage.open(old, [record(0)]), "claim-lost", "open under the older claim");
-      await (await storage.open(live, [record(0)])).commit(1n);
+      await (await storage.open(live, [record(0)])).commit(1n, noMark);
     },
   },
   {
@@ -195,7 +196,7 @@ const fenceCases: readonly StorageCase[] = [
       const refused = another().claim(ref(), shortWaitMs);
       await rejected(refused, "claim-timeout", "a take-over of an open chunk");
       await handle(context, chunk, "one");
-      await chunk.commit(1n);
+      await chunk.commit(1n, noMark);
       await sameEffects(context, "one");
       await sameNextOffset(storage, 1n);
     },
@@ -215,11 +216,11 @@ const fenceCases: readonly StorageCase[] = [
       const taken = await claim(other);
       await handle(context, chunk, "fenced");
       const lost = ["claim-lost", "transaction-ended-early"] as const;
-      await rejected(chunk.commit(1n), lost, "a commit under a lost claim");
+      await rejected(chunk.commit(1n, noMark), lost, "a commit under a lost claim");
       await sameEffects(context);
       const redo = await other.open(taken, [record(0)]);
       same([redo.nextOffset, redo.recorded], [0n, ["new"]], "what the new holder finds");
-      await redo.commit(1n);
+      await redo.commit(1n, noMark);
     },
   },
   {
@@ -234,10 +235,10 @@ const fenceCases: readonly StorageCase[] = [
       const other = another();
       const taken = await claim(other);
       // A handler that was cut may come back and go on as if nothing had happened.
-      await failureOf(chunk.commit(1n), "a commit after destroy must reject");
+      await failureOf(chunk.commit(1n, noMark), "a commit after destroy must reject");
       const redo = await other.open(taken, [record(0)]);
       same([redo.nextOffset, redo.recorded], [0n, ["new"]], "what the new holder finds");
-      await redo.commit(1n);
+      await redo.commit(1n, noMark);
       await sameEffects(context);
     },
   },

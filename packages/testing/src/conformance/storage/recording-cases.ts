@@ -6,6 +6,7 @@ import {
   claimFirst,
   consumer,
   id,
+  noMark,
   record,
   register,
   type StorageCase,
@@ -30,7 +31,7 @@ const inChunks: readonly StorageCase[] = [
       await register(storage, 0n, 0n);
       const first = await storage.open(await claim(storage, 0), [record(0), record(1)]);
       same(first.recorded, ["new", "new"], "what is recorded first");
-      await first.commit(2n);
+      await first.commit(2n, noMark);
       const second = await storage.open(await claim(storage, 1), [
         record(0),
         record(1, { checksum: 8 }),
@@ -40,7 +41,7 @@ const inChunks: readonly StorageCase[] = [
       ]);
       const expected: Recorded[] = ["duplicate", "conflict", "new", "new", "new"];
       same(second.recorded, expected, "what another partition records");
-      await second.commit(5n);
+      await second.commit(5n, noMark);
       const third = await storage.open(await sameNextOffset(storage, 5n, 1), [
         record(5, { id: id(2) }),
         record(6, { id: id(2), checksum: 8 }),
@@ -59,8 +60,8 @@ const inChunks: readonly StorageCase[] = [
     name: "consumers do not share ids",
     run: async ({ storage }) => {
       const chunk = await storage.open(await claimFirst(storage), [record(0)]);
-      await chunk.commit(1n);
-      const other = { consumer: "shipping", groupId: "another group", topic };
+      await chunk.commit(1n, noMark);
+      const other = { consumer: "shipping", groupId: "another group", topic, topicId: null };
       await storage.registerTopic({ ...other, start: new Map([[0, 0n]]), added: new Map() });
       const claimed = await storage.claim({ ...other, partition: 0, owner: "conformance" }, 1_000);
       holds(claimed !== null, "a claim of a registered partition must not be null");
@@ -84,7 +85,7 @@ const inChunks: readonly StorageCase[] = [
       const chunk = await storage.open(await claimFirst(storage), twice);
       const expected: Recorded[] = ["new", "new", "duplicate", "conflict", "new", "new"];
       same(chunk.recorded, expected, "what a chunk with repeats records");
-      await chunk.commit(6n);
+      await chunk.commit(6n, noMark);
     },
   },
   {
@@ -96,7 +97,7 @@ const inChunks: readonly StorageCase[] = [
       const chunk = await storage.open(await claim(storage), records);
       same(chunk.nextOffset, 2n, "next_offset");
       same(chunk.recorded, ["done", "done", "new", "new"], "what is recorded");
-      await chunk.commit(4n);
+      await chunk.commit(4n, noMark);
     },
   },
   {
@@ -144,7 +145,7 @@ const inChunks: readonly StorageCase[] = [
         const start = Number(claimed.nextOffset);
         const records = ids.map((each, n) => record(start + n, { id: each }));
         const chunk = await side.open(claimed, records);
-        await chunk.commit(BigInt(start + ids.length));
+        await chunk.commit(BigInt(start + ids.length), noMark);
         return chunk.recorded;
       });
     },
@@ -167,7 +168,7 @@ const inChunks: readonly StorageCase[] = [
             return record(start + n, { id: id(start + nth), source });
           });
           const chunk = await side.open(claimed, records);
-          await chunk.commit(BigInt(start + idsPerStatement));
+          await chunk.commit(BigInt(start + idsPerStatement), noMark);
           return forth ? chunk.recorded : [...chunk.recorded].reverse();
         });
         sameOnceNew(await Promise.all(results), `round ${round}`);
@@ -197,13 +198,13 @@ async function twoAtOnce<Tx>(
       record(at + 1, { ...ids[1], checksum: 8 }),
     ]);
     await untilOpen(context, 2, settled(opening));
-    if (end === "commit") await mine.commit(behind);
+    if (end === "commit") await mine.commit(behind, noMark);
     else await mine.rollback();
     const theirs = await opening;
     same(theirs.recorded, expected, `what the second partition records after the ${end}`);
-    await theirs.commit(behind);
+    await theirs.commit(behind, noMark);
     // Both partitions go on from the same place.
-    if (end === "rollback") await (await storage.open(claims[0], [])).commit(behind);
+    if (end === "rollback") await (await storage.open(claims[0], [])).commit(behind, noMark);
   }
 }
 
@@ -278,7 +279,7 @@ const inOwnTransactions: readonly StorageCase[] = [
       const records = [record(0), record(1, { checksum: 8 }), record(2)];
       const chunk = await storage.open(await claimFirst(storage), records);
       same(chunk.recorded, ["duplicate", "duplicate", "new"], "what a chunk records after it");
-      await chunk.commit(3n);
+      await chunk.commit(3n, noMark);
       const later = await begin();
       const recorded = await storage.recordIds(later.tx, consumer, [message(2), message(2, 8)]);
       same(recorded, ["duplicate", "conflict"], "what recordIds records after the chunk");

@@ -9,6 +9,7 @@ import {
   lease,
   longWaitMs,
   names,
+  noMark,
   read,
   record,
   type StorageCase,
@@ -72,7 +73,11 @@ export const transactionCases: readonly StorageCase[] = [
       await insertEffect(tx, "one");
       await failureOf(failStatement(tx), "a failing statement must reject");
       end();
-      await rejected(chunk.commit(1n), "transaction-aborted", "a chunk with a swallowed error");
+      await rejected(
+        chunk.commit(1n, noMark),
+        "transaction-aborted",
+        "a chunk with a swallowed error",
+      );
       await sameEffects(context);
       await sameNextOffset(storage, 0n);
     },
@@ -189,7 +194,7 @@ export const transactionCases: readonly StorageCase[] = [
       const late = attempt(() => insertEffect(first.tx, "late"));
       await rejected(late, "transaction-finished", "a statement after end()");
       await handle(context, chunk, "two");
-      await chunk.commit(2n);
+      await chunk.commit(2n, noMark);
       await sameEffects(context, "one", "two");
       await sameNextOffset(storage, 2n);
     },
