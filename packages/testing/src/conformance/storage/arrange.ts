@@ -3,6 +3,8 @@ import type {
   ChunkTransaction,
   LaneLease,
   LogMark,
+  Move,
+  Moved,
   OutboxEntry,
   OutboxRead,
   OutboxRow,
@@ -60,6 +62,20 @@ export async function claim<Tx>(
 export async function claimFirst<Tx>(storage: Storage<Tx>): Promise<PartitionClaim> {
   await register(storage, 0n);
   return claim(storage);
+}
+
+export const audit = { actor: "an operator", reason: "a case of the suite" };
+
+type Seek = Parameters<Storage<never>["seek"]>[0];
+
+/** Moves positions; without a replay and without an expected claim unless told otherwise. */
+export function seek<Tx>(
+  storage: Storage<Tx>,
+  moves: readonly Move[],
+  changes: Partial<Pick<Seek, "topicId" | "replay" | "expected">> = {},
+): Promise<readonly Moved[] | null> {
+  const usual = { consumer, topic, topicId: null, replay: false, expected: null, audit };
+  return storage.seek({ ...usual, moves, ...changes });
 }
 
 /** 16 bytes, in no order that follows from `n`. */

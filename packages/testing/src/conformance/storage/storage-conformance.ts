@@ -1,12 +1,15 @@
 /** The suite of the storage port: T1, I1 to I5, O1 to O6, M1. */
 import { bounded, type ConformanceCase } from "../case.ts";
+import { operatorCases } from "./adoption-cases.ts";
 import type { StorageCase } from "./arrange.ts";
 import { chunkCases } from "./chunk-cases.ts";
 import { ownershipCases } from "./claim-cases.ts";
 import { laneCases } from "./lane-cases.ts";
+import { logCases } from "./log-cases.ts";
 import { migrationCases } from "./migration-cases.ts";
 import { outboxCases } from "./outbox-cases.ts";
 import { recordingCases } from "./recording-cases.ts";
+import { seekCases } from "./seek-cases.ts";
 import type { StorageUnderTest } from "./storage-under-test.ts";
 import { transactionCases } from "./transaction-cases.ts";
 
@@ -15,6 +18,9 @@ const cases: readonly StorageCase[] = [
   ...ownershipCases,
   ...recordingCases,
   ...chunkCases,
+  ...logCases,
+  ...seekCases,
+  ...operatorCases,
   ...outboxCases,
   ...laneCases,
   ...migrationCases,
