@@ -74,8 +74,41 @@ export type OnceboxEvent =
       readonly offset: bigint;
       readonly attempts: number;
     })
-  /** Position and log, or position and database, do not fit. Paused unless the error says otherwise. */
-  | (AtPartition & { readonly type: "inbox.displaced"; readonly error: OnceboxError })
+  /** Position and log, or position and database, do not fit. `paused`: it waits for a person. */
+  | (AtPartition & {
+      readonly type: "inbox.displaced";
+      readonly error: OnceboxError;
+      readonly paused: boolean;
+    })
+  /** A policy has moved a position that was lost; the audit log has it, too. */
+  | (AtPartition & {
+      readonly type: "inbox.position-moved";
+      readonly from: bigint;
+      readonly to: bigint;
+      readonly reason: string;
+    })
+  /** The last handled record is gone (compaction, retention): nobody can tell whether the log is the same. */
+  | (AtPartition & { readonly type: "inbox.continuity-unknown"; readonly offset: bigint })
+  /** A transaction has been open for long: nothing behind `lastStable` can be read. Repeated. */
+  | (AtPartition & {
+      readonly type: "inbox.transaction-hanging";
+      readonly lastStable: bigint;
+      readonly logEnd: bigint;
+      readonly ms: number;
+    })
+  /** Kafka refuses to hand out this partition at the moment; it is asked again. */
+  | (AtPartition & { readonly type: "inbox.fetch-troubled"; readonly error: unknown })
+  /**
+   * The group's offset in Kafka lies above the database's position, which decides. `moved`: somebody
+   * else wrote it. `other-database`: written from another database. `set-back`: this database was
+   * restored to an earlier state.
+   */
+  | (AtPartition & {
+      readonly type: "inbox.group-ahead";
+      readonly why: "moved" | "other-database" | "set-back";
+      readonly groupOffset: bigint;
+      readonly nextOffset: bigint;
+    })
   /** The stop's deadline passed: this chunk was cut and will be handled again by the next owner. */
   | (AtPartition & { readonly type: "inbox.chunk-cut"; readonly firstOffset: bigint })
   /** The group's offsets were sent to Kafka; `ok: false` is tried again. */

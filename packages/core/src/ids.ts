@@ -2,6 +2,7 @@
 import { concat, sha256First16 } from "./hashes.ts";
 import { utf8 } from "./message.ts";
 import type { Clock } from "./ports/clock.ts";
+import type { Replay } from "./ports/storage.ts";
 
 /** Every message's id passes through here twice: tables instead of patterns and parsing. */
 const hexOfByte = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
@@ -21,6 +22,15 @@ const dashCode = 0x2d;
  */
 export function idBytesOf(id: Uint8Array): Uint8Array {
   return uuidBytes(id) ?? sha256First16(id);
+}
+
+/**
+ * The same, in a range that an operator has handled anew: another id for each replay, so that the
+ * message is no duplicate of its first time but still one of itself.
+ */
+export function replayedIdBytes(id: Uint8Array, offset: bigint, replay: Replay): Uint8Array {
+  if (replay.number === 0 || offset >= replay.until) return id;
+  return sha256First16(concat([utf8(`replay ${replay.number}\0`), id]));
 }
 
 /** The bytes of a UUID in its text form; null where it is none. */

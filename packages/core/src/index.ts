@@ -25,8 +25,22 @@ export {
   type InboxOptions,
   type OnceResult,
 } from "./inbox/inbox.ts";
-export type { PartitionStatus } from "./inbox/partition.ts";
+export type { LostPositionPolicy } from "./inbox/lost-position.ts";
+export type { StartFrom } from "./inbox/start.ts";
+export type { Health, PartitionState, PartitionStatus } from "./inbox/status.ts";
 export { type Headers, type Message, messageBytesMax, type OutgoingMessage } from "./message.ts";
+export {
+  type ActOptions,
+  type Adopted,
+  type AdoptOptions,
+  createOperator,
+  type HistoryOptions,
+  type Operator,
+  type OperatorOptions,
+  type OperatorStorage,
+  type SeekOptions,
+  type SyncOptions,
+} from "./operator.ts";
 export {
   aFunction,
   aName,

@@ -2,7 +2,7 @@
  * What was fetched of one partition and is not committed yet. Accepts a batch only where it goes on
  * from the one before (the chain of custody), so that nothing can be skipped unseen.
  */
-import type { BrokerRecord, RecordBatch } from "../ports/broker.ts";
+import type { BrokerRecord, FetchPosition, RecordBatch } from "../ports/broker.ts";
 import type { Chunk } from "./chunk.ts";
 
 export interface BufferLimits {
@@ -17,12 +17,15 @@ export interface ChunkLimits {
   readonly before: bigint | null;
 }
 
-/** `gap`: the batch is not in order, or holds what it does not account for. */
-export type Acceptance = "accepted" | "empty" | "wrong-position" | "gap";
+/**
+ * `gap`: the batch is not in order, or holds what it does not account for. `wrong-log`: it was read
+ * from another topic of the same name.
+ */
+export type Acceptance = "accepted" | "empty" | "wrong-position" | "wrong-log" | "gap";
 
 export interface Buffer {
-  /** The offset to fetch next; null while the buffer is full. */
-  readonly wanted: () => bigint | null;
+  /** What to fetch next; null while the buffer is full. */
+  readonly wanted: () => FetchPosition | null;
   readonly accept: (batch: RecordBatch) => Acceptance;
   /** The next chunk, left in place; null where nothing is buffered. */
   readonly chunk: (limits: ChunkLimits) => Chunk | null;
@@ -33,31 +36,35 @@ export interface Buffer {
 interface Held {
   readonly records: readonly BrokerRecord[];
   readonly endOffset: bigint;
+  readonly endEpoch: number | null;
   readonly bytes: number;
 }
 
-export function buffer(from: bigint, limits: BufferLimits): Buffer {
+export function buffer(from: FetchPosition, limits: BufferLimits): Buffer {
   const held: Held[] = [];
   let bytes = 0;
-  let start = from;
+  let start = from.offset;
   let end = from;
 
   const accept = (batch: RecordBatch): Acceptance => {
-    if (batch.fetchedOffset !== end) return "wrong-position";
-    if (batch.endOffset <= end) return batch.records.length === 0 ? "empty" : "gap";
+    const { endOffset, endEpoch, topicId } = batch;
+    if (batch.fetchedOffset !== end.offset) return "wrong-position";
+    if (end.topicId !== null && topicId !== end.topicId) return "wrong-log";
+    if (endOffset <= end.offset) return batch.records.length === 0 ? "empty" : "gap";
     // Kafka answers with whole stored batches: records below what was asked for are known already.
-    const records = batch.records.filter((record) => record.offset >= end);
-    if (!inOrder(records, batch.endOffset)) return "gap";
+    const records = batch.records.filter((record) => record.offset >= end.offset);
+    if (!inOrder(records, endOffset)) return "gap";
     const size = records.reduce((sum, record) => sum + recordBytes(record), 0);
-    held.push({ records, endOffset: batch.endOffset, bytes: size });
+    held.push({ records, endOffset, endEpoch, bytes: size });
     bytes += size;
-    end = batch.endOffset;
+    end = { offset: endOffset, topicId, leaderEpoch: endEpoch };
     return "accepted";
   };
 
   const chunk = ({ recordsMax, bytesMax, before }: ChunkLimits): Chunk | null => {
     if (held.length === 0) return null;
     const records: BrokerRecord[] = [];
+    const { topicId } = end;
     let size = 0;
     for (const batch of held) {
       for (let i = firstAtOrAbove(batch.records, start); i < batch.records.length; i += 1) {
@@ -65,13 +72,14 @@ export function buffer(from: bigint, limits: BufferLimits): Buffer {
         size += recordBytes(record);
         const full = records.length >= recordsMax || (records.length > 0 && size > bytesMax);
         if (full || (before !== null && record.offset >= before)) {
-          // What lies between the last record and this one is a hole that the batch accounts for.
-          return { firstOffset: start, endOffset: record.offset, records };
+          const cut = endBehind(records.at(-1), record);
+          return { firstOffset: start, records, topicId, ...cut };
         }
         records.push(record);
       }
     }
-    return { firstOffset: start, endOffset: end, records };
+    const { offset: endOffset, leaderEpoch: endEpoch } = end;
+    return { firstOffset: start, endOffset, endEpoch, records, topicId };
   };
 
   return {
@@ -85,6 +93,17 @@ export function buffer(from: bigint, limits: BufferLimits): Buffer {
       }
     },
   };
+}
+
+/**
+ * Where a chunk ends that leaves `next` out. Directly behind its last record, whose epoch is known:
+ * a hole after it may belong to a later epoch, and position and epoch must fit together. With no
+ * record at all it ends behind the hole, in an epoch that nobody told.
+ */
+function endBehind(last: BrokerRecord | undefined, next: BrokerRecord) {
+  return last === undefined
+    ? { endOffset: next.offset, endEpoch: null }
+    : { endOffset: last.offset + 1n, endEpoch: last.leaderEpoch };
 }
 
 function inOrder(records: readonly BrokerRecord[], endOffset: bigint): boolean {

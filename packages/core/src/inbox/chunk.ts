@@ -17,11 +17,18 @@ import {
   StorageError,
 } from "../errors.ts";
 import { checksumOf } from "../hashes.ts";
-import { idBytesOf, incomingIdentity } from "../ids.ts";
+import { idBytesOf, incomingIdentity, replayedIdBytes } from "../ids.ts";
 import { idOf, type Message, sourceOf, textOf } from "../message.ts";
 import { handlerOutbox } from "../outbox/outbox.ts";
 import type { BrokerRecord } from "../ports/broker.ts";
-import type { ChunkTransaction, PartitionClaim, RecordRef, Storage } from "../ports/storage.ts";
+import type {
+  ChunkTransaction,
+  LastRecord,
+  LogMark,
+  PartitionClaim,
+  RecordRef,
+  Storage,
+} from "../ports/storage.ts";
 import type { Handler } from "./handler.ts";
 
 /** The records of one partition that share one transaction. */
@@ -31,6 +38,10 @@ export interface Chunk {
   /** The position behind it: markers and holes are covered. */
   readonly endOffset: bigint;
   readonly records: readonly BrokerRecord[];
+  /** The topic it was read from; null for a chunk of no records read nowhere. */
+  readonly topicId: string | null;
+  /** Leader epoch of what lies directly before `endOffset`; null: not known. */
+  readonly endEpoch: number | null;
 }
 
 export type ChunkOutcome =
@@ -59,7 +70,7 @@ export async function runChunk<Tx>(run: ChunkRun<Tx>): Promise<ChunkOutcome> {
   const { storage, claim, chunk, cut } = run;
   let transaction: ChunkTransaction<Tx>;
   try {
-    transaction = await storage.open(claim, recordRefs(claim.topic, chunk.records));
+    transaction = await storage.open(claim, recordRefs(claim, chunk.records));
   } catch (error) {
     return afterFailure(storage, error);
   }
@@ -96,7 +107,7 @@ async function handleAndCommit<Tx>(
     }
   }
   try {
-    await transaction.commit(chunk.endOffset);
+    await transaction.commit(chunk.endOffset, markOf(chunk));
   } catch (error) {
     return afterFailure(storage, error);
   }
@@ -209,17 +220,31 @@ async function untilCut<Tx>(
   }
 }
 
-function recordRefs(topic: string, records: readonly BrokerRecord[]): RecordRef[] {
+function recordRefs(claim: PartitionClaim, records: readonly BrokerRecord[]): RecordRef[] {
+  const { topic, replay } = claim;
   return records.map((record) => {
     const id = idOf(record.headers);
     return {
-      offset: record.offset,
-      timestamp: record.timestamp,
+      ...lastRecordOf(record),
       source: sourceOf(record.headers, topic),
-      id: id === null ? null : idBytesOf(id),
-      checksum: checksumOf(record.key, record.value),
+      id: id === null ? null : replayedIdBytes(idBytesOf(id), record.offset, replay),
     };
   });
+}
+
+/** What is kept of a position's last record, to find it again after a restart. */
+export function lastRecordOf(record: BrokerRecord): LastRecord {
+  const { offset, timestamp, key, value } = record;
+  return { offset, timestamp, checksum: checksumOf(key, value) };
+}
+
+function markOf({ topicId, endEpoch, records }: Chunk): LogMark {
+  const last = records.at(-1);
+  return {
+    topicId,
+    leaderEpoch: endEpoch,
+    last: last === undefined ? null : lastRecordOf(last),
+  };
 }
 
 function idConflict(claim: PartitionClaim, record: BrokerRecord): HandlerError {

@@ -1,9 +1,20 @@
 /** What a consumer can be told: each option's effect, trade-off and default, and the check of them. */
+import { ConfigurationError } from "../errors.ts";
 import type { Observer } from "../events.ts";
-import { aFunction, aName, checkOptions, having, integer, optional } from "../options.ts";
+import {
+  aFunction,
+  aName,
+  checkOptions,
+  having,
+  integer,
+  oneOf,
+  optional,
+  type Rule,
+} from "../options.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
-import type { Storage } from "../ports/storage.ts";
+import type { Storage, StorageFacts } from "../ports/storage.ts";
+import type { LostPositionPolicy } from "./lost-position.ts";
 
 export interface ConsumerOptions<Tx> {
   /** Stable name under which positions and ids are kept. Another name starts from the beginning. */
@@ -57,6 +68,24 @@ export interface ConsumerOptions<Tx> {
    * @defaultValue 1000
    */
   readonly claimWaitMs?: number;
+  /**
+   * What follows when the log does not hold the consumer's position any more: see the choices of
+   * LostPositionPolicy. By default the partition pauses and waits for `operator.seek`.
+   */
+  readonly onLostPosition?: LostPositionPolicy;
+  /**
+   * For how long the Kafka client may owe an assigned partition an answer before it is thrown away
+   * and built anew, in milliseconds. Shorter: sooner back from a client that fell silent; longer:
+   * fewer rebuilds while Kafka is slow. At least twice the broker's `sessionTimeoutMs`.
+   * @defaultValue 60000, or twice the session time-out where that is more
+   */
+  readonly stallAfterMs?: number;
+  /**
+   * After how long an open transaction in a log is reported, because nothing behind it can be read,
+   * in milliseconds. Above the transaction time-out of the producers, which is 60,000 by default.
+   * @defaultValue 90000
+   */
+  readonly hangingTransactionAfterMs?: number;
   /** Called for every event: logs, metrics, traces. */
   readonly observer?: Observer;
   /**
@@ -74,9 +103,29 @@ const defaults = {
   bufferBytesMax: 8 * 2 ** 20,
   offsetCommitIntervalMs: 1_000,
   claimWaitMs: 1_000,
+  onLostPosition: {} as LostPositionPolicy,
+  hangingTransactionAfterMs: 90_000,
 };
 
-export type CompleteOptions<Tx> = ConsumerOptions<Tx> & Readonly<typeof defaults>;
+const stallAfterMs = 60_000;
+
+export type CompleteOptions<Tx> = ConsumerOptions<Tx> &
+  Readonly<typeof defaults> & { readonly stallAfterMs: number };
+
+const pauseOrGoOn = oneOf("pause", "go-on");
+
+const aLostPositionPolicy: Rule = {
+  is: 'an object of deleted, truncated and recreated, each "pause" or "go-on"',
+  fits: (value) =>
+    typeof value === "object" &&
+    value !== null &&
+    Object.entries(value).every(
+      ([key, choice]) =>
+        ["deleted", "truncated", "recreated"].includes(key) &&
+        (choice === undefined || pauseOrGoOn.fits(choice)),
+    ),
+  optional: true,
+};
 
 /** Throws ConfigurationError that lists every wrong option. */
 export function checkConsumerOptions(options: unknown): void {
@@ -92,6 +141,9 @@ export function checkConsumerOptions(options: unknown): void {
     bufferBytesMax: integer(1, 2 ** 30),
     offsetCommitIntervalMs: integer(10, 3_600_000),
     claimWaitMs: integer(10, 600_000),
+    onLostPosition: aLostPositionPolicy,
+    stallAfterMs: integer(100, 86_400_000),
+    hangingTransactionAfterMs: integer(100, 86_400_000),
     observer: aFunction,
     clock: optional(having("a clock", "now", "epochMs", "sleep", "random")),
   });
@@ -100,5 +152,39 @@ export function checkConsumerOptions(options: unknown): void {
 export function withDefaults<Tx>(given: ConsumerOptions<Tx>): CompleteOptions<Tx> {
   // A key that is there with the value undefined means "not given", as in a call's own defaults.
   const set = Object.entries(given).filter(([, value]) => value !== undefined);
-  return { ...given, ...defaults, ...Object.fromEntries(set) };
+  const { sessionTimeoutMs } = given.broker.timing;
+  const stall = Math.max(stallAfterMs, 2 * sessionTimeoutMs);
+  const complete = { ...given, ...defaults, stallAfterMs: stall, ...Object.fromEntries(set) };
+  if (complete.stallAfterMs < 2 * sessionTimeoutMs) {
+    throw new ConfigurationError(
+      "invalid-options",
+      `createConsumer: stallAfterMs (${complete.stallAfterMs}) must be at least twice the broker's sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
+    );
+  }
+  return complete;
+}
+
+/** Options against what the database says of itself. Throws ConfigurationError. */
+export function checkFacts<Tx>(
+  { name, partitionsAtOnceMax, broker }: CompleteOptions<Tx>,
+  facts: StorageFacts,
+  claimsAtOnceMax: number,
+): void {
+  const needed = partitionsAtOnceMax + claimsAtOnceMax;
+  if (facts.poolSize < needed) {
+    throw new ConfigurationError(
+      "pool-too-small",
+      `consumer ${name} needs ${needed} connections (partitionsAtOnceMax ${partitionsAtOnceMax} + ${claimsAtOnceMax} for claims), the pool has ${facts.poolSize}: enlarge the pool or lower partitionsAtOnceMax`,
+      { details: { needed, poolSize: facts.poolSize } },
+    );
+  }
+  const idle = facts.idleInTransactionTimeoutMs;
+  const { sessionTimeoutMs } = broker.timing;
+  if (idle !== null && idle > sessionTimeoutMs) {
+    throw new ConfigurationError(
+      "invalid-options",
+      `consumer ${name}: the storage's idleInTransactionTimeoutMs ${idle} is above the broker's sessionTimeoutMs ${sessionTimeoutMs}: a stopped process would hold its partitions longer than its membership`,
+      { details: { idleInTransactionTimeoutMs: idle, sessionTimeoutMs } },
+    );
+  }
 }

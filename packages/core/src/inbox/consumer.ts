@@ -7,27 +7,27 @@ import { ConfigurationError } from "../errors.ts";
 import { guarded, type Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
 import { checkOptions, oneOf } from "../options.ts";
-import type { BrokerConsumer, ConsumerCallbacks, TopicPartition } from "../ports/broker.ts";
+import type { GroupOffset, RecordBatch, TopicPartition } from "../ports/broker.ts";
 import { type Clock, systemClock } from "../ports/clock.ts";
-import type { StorageFacts } from "../ports/storage.ts";
-import { backoffMs } from "../retry.ts";
+import type { PartitionClaim } from "../ports/storage.ts";
 import { type Service, service } from "../service.ts";
 import type { Topic } from "../topic.ts";
+import { type ClientContext, SteadyClient } from "./client.ts";
 import {
   type CompleteOptions,
   type ConsumerOptions,
   checkConsumerOptions,
+  checkFacts,
   withDefaults,
 } from "./consumer-options.ts";
+import { groupAhead } from "./group-offsets.ts";
 import type { Handler, HandlerOptions, Run } from "./handler.ts";
 import { type OffsetRelay, offsetRelay } from "./offset-relay.ts";
-import {
-  type PartitionContext,
-  type PartitionStatus,
-  type PartitionWorker,
-  partitionWorker,
-} from "./partition.ts";
+import { type PartitionContext, PartitionWorker } from "./partition.ts";
 import { permits } from "./permits.ts";
+import { aStart, resolveStart, type StartFrom } from "./start.ts";
+import type { Health, PartitionStatus } from "./status.ts";
+import { type WatchContext, watch } from "./watchdog.ts";
 
 /** Handles the messages of its topics exactly once, relative to the database. */
 export interface Consumer<Tx> extends Service {
@@ -38,6 +38,15 @@ export interface Consumer<Tx> extends Service {
   handle(handler: Handler<Tx>, options?: HandlerOptions): this;
   /** The partitions assigned now, and what each waits for. */
   readonly status: () => readonly PartitionStatus[];
+  /** Whether it can work, and whether a new process would help: for readiness and liveness probes. */
+  readonly health: () => Health;
+  /**
+   * Fetches and handles nothing more of a topic, or of all: a chunk that runs still ends. Holds until
+   * `resume`, also over rebalances; this process keeps its partitions.
+   */
+  readonly pause: (topic?: string | Topic<never, unknown>) => void;
+  /** Ends a pause: of one topic, or of all. */
+  readonly resume: (topic?: string | Topic<never, unknown>) => void;
 }
 
 /** Claims that may wait for a lock at once, beside the open chunks. */
@@ -45,11 +54,6 @@ const claimsAtOnceMax = 2;
 
 /** Part of a stop's deadline that running chunks do not get: see `#stop`. */
 const stopReserveMs = 1_000;
-
-/** A client that lived as long had recovered: its end starts a new count of rebuilds. */
-const stableAfterMs = 30_000;
-
-const rebuildBackoff = { initialMs: 200, maxMs: 10_000 };
 
 /**
  * Makes a consumer; `handle` gives it its topics, `start` runs it. Throws ConfigurationError that
@@ -63,12 +67,12 @@ export function createConsumer<Tx>(options: ConsumerOptions<Tx>): Consumer<Tx> {
 }
 
 /** The assignment at hand; a new one replaces it whole. */
-interface Assignment {
+interface Assignment<Tx> {
   readonly number: number;
-  readonly workers: ReadonlyMap<string, PartitionWorker>;
+  readonly workers: ReadonlyMap<string, PartitionWorker<Tx>>;
+  /** What Kafka's group held when it began. */
+  readonly groupOffsets: Promise<readonly GroupOffset[]>;
 }
-
-const noAssignment: Assignment = { number: 0, workers: new Map() };
 
 class InboxConsumer<Tx> implements Consumer<Tx> {
   readonly start: Service["start"];
@@ -80,19 +84,20 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   readonly #clock: Clock;
   readonly #observe: Observer;
   readonly #handlers = new Map<string, Handler<Tx>>();
+  readonly #starts = new Map<string, StartFrom>();
   readonly #context: Omit<PartitionContext<Tx>, "handler">;
   readonly #offsets: OffsetRelay;
+  readonly #client: SteadyClient;
   readonly #cut = new AbortController();
   readonly #stopping = new AbortController();
   /** Workers of earlier assignments whose last chunk still runs. */
   readonly #finishing = new Set<Promise<void>>();
-  #assignment = noAssignment;
-  #client: BrokerConsumer | null = null;
-  #clientNumber = 0;
-  #connectedAt = 0;
-  #rebuilds = 0;
-  #rebuilding: Promise<void> = Promise.resolve();
+  readonly #pausedTopics = new Set<string>();
+  #allPaused = false;
+  #assignment: Assignment<Tx> | null = null;
+  #databaseTrouble: unknown = null;
   #offsetsDone: Promise<void> = Promise.resolve();
+  #watching: Promise<void> = Promise.resolve();
   #started = false;
 
   constructor(options: ConsumerOptions<Tx>) {
@@ -100,12 +105,13 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#groupId = options.groupId ?? options.name;
     this.#clock = options.clock ?? systemClock;
     this.#observe = guarded(options.observer);
+    this.#client = new SteadyClient(this.#clientContext());
     this.#offsets = offsetRelay({
       consumer: options.name,
       intervalMs: this.#options.offsetCommitIntervalMs,
       clock: this.#clock,
       observe: this.#observe,
-      commit: async (positions) => (await this.#client?.commit(positions)) ?? false,
+      commit: (positions) => this.#client.commit(positions),
     });
     this.#context = this.#makeContext();
     const { start, stop } = service({
@@ -138,6 +144,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     checkOptions(`consumer ${name}, handler of ${given.topic}`, options ?? {}, {
       ordering: oneOf("partition"),
       onFailure: oneOf("block"),
+      startFrom: aStart,
     });
     if (this.#started) {
       throw new ConfigurationError(
@@ -152,11 +159,88 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       );
     }
     this.#handlers.set(given.topic, given);
+    this.#starts.set(given.topic, options?.startFrom ?? "earliest");
     return this;
   }
 
   readonly status = (): readonly PartitionStatus[] =>
-    [...this.#assignment.workers.values()].map((worker) => worker.status());
+    this.#workers().map((worker) => worker.status());
+
+  readonly health = (): Health => {
+    const reasons: string[] = [];
+    if (!this.#started) reasons.push("not started");
+    else if (this.#stopping.signal.aborted) reasons.push("stopping");
+    else if (!this.#client.connected) reasons.push("no Kafka client: one is being made");
+    else if (this.#assignment === null) reasons.push("has not joined its group yet");
+    if (this.#databaseTrouble !== null) reasons.push("the database cannot be reached");
+    const ready = reasons.length === 0;
+    const { live } = this.#client;
+    if (!live) reasons.push("the Kafka client keeps falling silent");
+    return { ready, live, reasons };
+  };
+
+  readonly pause = (topic?: string | Topic<never, unknown>): void => {
+    const name = this.#handled(topic);
+    if (name === undefined) this.#allPaused = true;
+    else this.#pausedTopics.add(name);
+  };
+
+  readonly resume = (topic?: string | Topic<never, unknown>): void => {
+    const name = this.#handled(topic);
+    if (name === undefined) {
+      this.#allPaused = false;
+      this.#pausedTopics.clear();
+    } else this.#pausedTopics.delete(name);
+    for (const worker of this.#workers()) worker.nudge();
+  };
+
+  #handled(topic?: string | Topic<never, unknown>): string | undefined {
+    const name = typeof topic === "object" ? topic.name : topic;
+    if (name === undefined || this.#handlers.has(name)) return name;
+    throw new ConfigurationError(
+      "invalid-options",
+      `consumer ${this.#options.name} does not handle ${name}`,
+    );
+  }
+
+  #workers(): readonly PartitionWorker<Tx>[] {
+    return [...(this.#assignment?.workers.values() ?? [])];
+  }
+
+  #clientContext(): ClientContext {
+    const { broker, name } = this.#options;
+    const worker = ({ topic, partition }: TopicPartition) =>
+      this.#assignment?.workers.get(`${topic}/${partition}`);
+    return {
+      ...{ broker, name, groupId: this.#groupId, clock: this.#clock, observe: this.#observe },
+      topics: () => [...this.#handlers.keys()],
+      stopping: this.#stopping.signal,
+      gone: () => this.#voidAssignment(),
+      callbacks: {
+        assigned: (assignment, partitions) => this.#assigned(assignment, partitions),
+        position: (partition) => worker(partition)?.position() ?? null,
+        fetched: (partition, log) => worker(partition)?.reader?.fetched(log),
+        deliver: (batch) => this.#deliver(batch, worker(batch)),
+        displaced: (partition, asked, why) => worker(partition)?.reader?.displaced(asked, why),
+        unreadable: (partition, asked, error) =>
+          worker(partition)?.reader?.unreadable(asked, error),
+        troubled: (partition, error) => worker(partition)?.reader?.troubled(error),
+      },
+    };
+  }
+
+  #deliver(batch: RecordBatch, worker: PartitionWorker<Tx> | undefined): void {
+    const { topic, partition } = batch;
+    const consumer = this.#options.name;
+    const stale = batch.assignment !== this.#assignment?.number;
+    if (!stale && worker?.reader) {
+      worker.reader.deliver(batch);
+      return;
+    }
+    const owned = worker === undefined ? "not-assigned" : "wrong-position";
+    const reason = stale ? "stale-assignment" : owned;
+    this.#observe({ type: "inbox.batch-dropped", consumer, topic, partition, reason });
+  }
 
   #makeContext(): Omit<PartitionContext<Tx>, "handler"> {
     const options = this.#options;
@@ -173,8 +257,20 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       claimWaitMs: options.claimWaitMs,
       heartbeatIntervalMs: options.broker.timing.heartbeatIntervalMs,
       sessionTimeoutMs: options.broker.timing.sessionTimeoutMs,
+      onLostPosition: options.onLostPosition,
+      hangingTransactionAfterMs: options.hangingTransactionAfterMs,
       register: (topic) => this.#register(topic),
+      resolve: async ({ topic, partition }, { to, topicId }) => {
+        if (to !== "earliest") return { to, topicId };
+        const found = await options.broker.offsets(topic, "earliest");
+        return { to: found.offsets.get(partition) ?? 0n, topicId: found.topicId ?? topicId };
+      },
+      paused: (topic) => this.#allPaused || this.#pausedTopics.has(topic),
+      claimed: (claim) => void this.#compareGroup(claim),
       committed: (claim, nextOffset) => this.#offsets.note(claim, nextOffset),
+      database: (error) => {
+        this.#databaseTrouble = error;
+      },
       cut: this.#cut.signal,
     };
   }
@@ -188,87 +284,26 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
         `consumer ${name} has no handler: call handle(topic, run) before start`,
       );
     }
-    this.#checkFacts(await storage.check());
+    checkFacts(this.#options, await storage.check(), claimsAtOnceMax);
     for (const topic of this.#handlers.keys()) await this.#register(topic);
     if (stopping.aborted) return;
     stopping.addEventListener("abort", () => this.#stopping.abort(), { once: true });
-    await this.#connect(true);
-    this.#offsetsDone = this.#offsets.run(this.#stopping.signal);
-  }
-
-  #checkFacts(facts: StorageFacts): void {
-    const { name, partitionsAtOnceMax, broker } = this.#options;
-    const needed = partitionsAtOnceMax + claimsAtOnceMax;
-    if (facts.poolSize < needed) {
-      throw new ConfigurationError(
-        "pool-too-small",
-        `consumer ${name} needs ${needed} connections (partitionsAtOnceMax ${partitionsAtOnceMax} + ${claimsAtOnceMax} for claims), the pool has ${facts.poolSize}: enlarge the pool or lower partitionsAtOnceMax`,
-        { details: { needed, poolSize: facts.poolSize } },
-      );
-    }
-    const idle = facts.idleInTransactionTimeoutMs;
-    const { sessionTimeoutMs } = broker.timing;
-    if (idle !== null && idle > sessionTimeoutMs) {
-      throw new ConfigurationError(
-        "invalid-options",
-        `consumer ${name}: the storage's idleInTransactionTimeoutMs ${idle} is above the broker's sessionTimeoutMs ${sessionTimeoutMs}: a stopped process would hold its partitions longer than its membership`,
-        { details: { idleInTransactionTimeoutMs: idle, sessionTimeoutMs } },
-      );
-    }
+    await this.#client.connect();
+    const { signal } = this.#stopping;
+    this.#offsetsDone = this.#offsets.run(signal);
+    this.#watching = watch(this.#watchContext(), signal);
   }
 
   /** Every partition gets its row at once, so that no start is resolved later by another rule. */
   async #register(topic: string): Promise<void> {
     const { broker, storage, name: consumer } = this.#options;
-    const start = await broker.offsets(topic, "earliest");
+    const known = await storage.isRegistered(consumer, topic);
+    const from = known ? "earliest" : (this.#starts.get(topic) ?? "earliest");
+    const { topicId, offsets: start } = await resolveStart(broker, topic, from);
     // Added partitions begin at 0, not at what retention has left: what is gone must be told.
     const added = new Map(Array.from(start.keys(), (partition) => [partition, 0n]));
-    await storage.registerTopic({ consumer, groupId: this.#groupId, topic, start, added });
-  }
-
-  async #connect(requireTopics: boolean): Promise<void> {
-    this.#clientNumber += 1;
-    const { broker } = this.#options;
-    const client = await broker.consumer(
-      { groupId: this.#groupId, topics: [...this.#handlers.keys()], requireTopics },
-      this.#callbacks(this.#clientNumber),
-    );
-    // A stop that did not wait for this must not leave a member of the group behind.
-    if (this.#stopping.signal.aborted) await client.stop(broker.timing.heartbeatIntervalMs);
-    else this.#client = client;
-    this.#connectedAt = this.#clock.now();
-  }
-
-  /** Callbacks of a client that was thrown away change nothing. */
-  #callbacks(number: number): ConsumerCallbacks {
-    const current = () => number === this.#clientNumber && !this.#stopping.signal.aborted;
-    const worker = ({ topic, partition }: TopicPartition) =>
-      this.#assignment.workers.get(`${topic}/${partition}`);
-    return {
-      assigned: (assignment, partitions) => {
-        if (current()) this.#assigned(assignment, partitions);
-      },
-      position: (partition) => (current() ? (worker(partition)?.position() ?? null) : null),
-      deliver: (batch) => {
-        if (!current()) return;
-        const { topic, partition } = batch;
-        const stale = batch.assignment !== this.#assignment.number;
-        const target = stale ? undefined : worker(batch);
-        if (target !== undefined) return target.deliver(batch);
-        const consumer = this.#options.name;
-        const reason = stale ? "stale-assignment" : "not-assigned";
-        this.#observe({ type: "inbox.batch-dropped", consumer, topic, partition, reason });
-      },
-      displaced: (partition, asked, log) => {
-        if (current()) worker(partition)?.displaced(asked, log);
-      },
-      unreadable: (partition, asked, error) => {
-        if (current()) worker(partition)?.unreadable(asked, error);
-      },
-      failed: (error) => {
-        if (current()) this.#rebuilding = this.#rebuild(error);
-      },
-    };
+    const groupId = this.#groupId;
+    await storage.registerTopic({ consumer, groupId, topic, topicId, start, added });
   }
 
   /** Rule 4: nothing in memory outlives an assignment, even where the same partition comes back. */
@@ -276,55 +311,60 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#voidAssignment();
     const consumer = this.#options.name;
     this.#observe({ type: "inbox.assigned", consumer, assignment: number, partitions });
-    const workers = new Map<string, PartitionWorker>();
-    this.#assignment = { number, workers };
+    const workers = new Map<string, PartitionWorker<Tx>>();
+    const topics = [...new Set(partitions.map(({ topic }) => topic))];
+    const groupOffsets = this.#groupOffsets(topics);
+    this.#assignment = { number, workers, groupOffsets };
     for (const { topic, partition } of partitions) {
       const handler = this.#handlers.get(topic);
       if (handler === undefined) continue;
       const context = { ...this.#context, handler };
       workers.set(
         `${topic}/${partition}`,
-        partitionWorker(context, { consumer, topic, partition }),
+        new PartitionWorker(context, { consumer, topic, partition }),
       );
     }
   }
 
   #voidAssignment(): void {
     this.#offsets.clear();
-    for (const worker of this.#assignment.workers.values()) {
+    for (const worker of this.#workers()) {
       worker.void();
       const done = worker.done.finally(() => this.#finishing.delete(done));
       this.#finishing.add(done);
     }
-    this.#assignment = noAssignment;
+    this.#assignment = null;
   }
 
-  /** The client died: a new one, until it runs or the service stops. */
-  async #rebuild(cause: unknown): Promise<void> {
-    this.#clientNumber += 1;
-    this.#voidAssignment();
-    const dead = this.#client;
-    this.#client = null;
-    // What a dead client says of its own end helps nobody.
-    await dead?.stop(this.#options.broker.timing.heartbeatIntervalMs).catch(() => undefined);
-    let error = cause;
-    // A client that connects and dies again at once has not recovered.
-    if (this.#clock.now() - this.#connectedAt > stableAfterMs) this.#rebuilds = 0;
-    while (!this.#stopping.signal.aborted) {
-      this.#rebuilds += 1;
-      const rebuild = this.#rebuilds;
-      const waitMs = backoffMs(rebuildBackoff, rebuild, this.#clock.random());
-      const consumer = this.#options.name;
-      this.#observe({ type: "inbox.client-rebuilt", consumer, rebuild, waitMs, error });
-      await this.#clock.sleep(waitMs, this.#stopping.signal);
-      if (this.#stopping.signal.aborted) return;
-      try {
-        // A topic deleted meanwhile must not keep the others from going on.
-        return await this.#connect(false);
-      } catch (failed) {
-        error = failed;
-      }
+  /** Only looked at: what cannot be read is no reason to wait. */
+  async #groupOffsets(topics: readonly string[]): Promise<readonly GroupOffset[]> {
+    if (topics.length === 0) return [];
+    try {
+      return (await this.#options.broker.group(this.#groupId, topics)).offsets;
+    } catch {
+      // The next assignment looks again; the database decides in any case.
+      return [];
     }
+  }
+
+  async #compareGroup(claim: PartitionClaim): Promise<void> {
+    const ahead = groupAhead(claim, (await this.#assignment?.groupOffsets) ?? []);
+    if (ahead !== null) this.#observe(ahead);
+  }
+
+  #watchContext(): WatchContext {
+    const { name, storage, broker, stallAfterMs } = this.#options;
+    return {
+      ...{ name, clock: this.#clock, stallAfterMs },
+      intervalMs: broker.timing.heartbeatIntervalMs,
+      workers: () => this.#workers(),
+      lostClaims: (claims) => storage.lostClaims(claims),
+      database: (error) => {
+        this.#databaseTrouble = error;
+      },
+      joiningMs: () => (this.#assignment === null ? this.#client.connectedMs : 0),
+      silent: (error) => this.#client.silent(error),
+    };
   }
 
   /** No new chunk; running ones finish or are cut; the group's offsets; leave; in this order. */
@@ -334,15 +374,16 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     // What is cut needs a moment to end, and the group a moment to be left.
     const reserveMs = Math.min(stopReserveMs, deadlineMs / 4);
     this.#stopping.abort();
-    const workers = [...this.#assignment.workers.values()];
+    const workers = this.#workers();
     for (const worker of workers) worker.end();
     const finished = Promise.all([...workers.map((worker) => worker.done), ...this.#finishing]);
     await this.#atMost(left() - reserveMs, finished);
     this.#cut.abort();
-    await this.#atMost(reserveMs / 2, Promise.all([finished, this.#rebuilding]));
+    await this.#atMost(reserveMs / 2, Promise.all([finished, this.#client.settled]));
     await this.#atMost(left(), this.#offsetsDone);
     await this.#atMost(left(), this.#offsets.flush());
-    await this.#client?.stop(left());
+    await this.#client.stop(left());
+    await this.#atMost(left(), this.#watching);
   }
 
   async #atMost(ms: number, work: Promise<unknown>): Promise<void> {

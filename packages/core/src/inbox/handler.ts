@@ -1,5 +1,6 @@
 /** What a user writes for one topic: the shapes of a handler and of what it is given. */
 import type { Message, OutgoingMessage } from "../message.ts";
+import type { StartFrom } from "./start.ts";
 
 /** What a handler gets besides the message and the transaction. */
 export interface HandlerContext {
@@ -37,6 +38,13 @@ export interface Handler<in Tx> {
 }
 
 export interface HandlerOptions {
+  /**
+   * Where to begin where this consumer has never read the topic. Resolved at the first start, for all
+   * partitions at once, and kept: later it has no effect. Partitions that are added later begin with
+   * their first message.
+   * @defaultValue "earliest"
+   */
+  readonly startFrom?: StartFrom;
   /**
    * `partition`: one message after another, in offset order. The only order so far.
    * @defaultValue "partition"

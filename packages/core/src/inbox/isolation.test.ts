@@ -4,9 +4,22 @@ import { afterCommit, afterFailure, chunkCut } from "./isolation.ts";
 
 function chunk(first: number, end: number, offsets: readonly number[]): Chunk {
   const records = offsets.map((offset) => {
-    return { offset: BigInt(offset), timestamp: 0n, key: null, value: null, headers: [] };
+    return {
+      offset: BigInt(offset),
+      timestamp: 0n,
+      leaderEpoch: null,
+      key: null,
+      value: null,
+      headers: [],
+    };
   });
-  return { firstOffset: BigInt(first), endOffset: BigInt(end), records };
+  return {
+    firstOffset: BigInt(first),
+    endOffset: BigInt(end),
+    records,
+    topicId: null,
+    endEpoch: null,
+  };
 }
 
 describe("after a failure", () => {

@@ -11,6 +11,9 @@ const claim: PartitionClaim = {
   token: "t",
   epoch: 7n,
   nextOffset: 0n,
+  log: { topicId: null, leaderEpoch: null, last: null },
+  replay: { number: 0, until: 0n },
+  soughtEpoch: 0n,
   incarnation: "db-1",
 };
 

@@ -7,6 +7,7 @@ import type { Observer } from "../events.ts";
 import type { GroupOffset } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { PartitionClaim } from "../ports/storage.ts";
+import { offsetMetadata } from "./group-offsets.ts";
 
 export interface OffsetRelay {
   /** A position that the database has committed under this claim. */
@@ -17,11 +18,6 @@ export interface OffsetRelay {
   readonly flush: () => Promise<void>;
   /** Flushes every interval until the signal is aborted. Never rejects. */
   readonly run: (signal: AbortSignal) => Promise<void>;
-}
-
-/** What lag tools show beside the offset, and what tells a database that was set back. */
-export function offsetMetadata(claim: PartitionClaim, nextOffset: bigint): string {
-  return `oncebox/1 ${claim.incarnation} ${claim.epoch} ${nextOffset}`;
 }
 
 export function offsetRelay(options: {

@@ -6,38 +6,31 @@
  *              ┌────────────── fenced, unknown, moved ◀─────────────┐
  *              ▼                                                    │
  *   claiming ──▶ claimed ──▶ chunk ──▶ committed ──▶ next chunk     │
- *      │                      │ ▲                                   │
- *      └─ wait, try again     │ └─ failed: good messages before it, then it alone, with back-off
- *                             │ └─ trouble: the same chunk again, no attempt spent
- *                             └─────────────────────────────────────┘
+ *      │             │        │ ▲                                   │
+ *      └─ wait,      │        │ └─ failed: good messages before it, then it alone, with back-off
+ *         try again  │        │ └─ trouble: the same chunk again, no attempt spent
+ *                    │        └─────────────────────────────────────┤
+ *                    └─ position lost ── a policy says go on ───────┘
+ *                            └─ waits for an operator's seek, which fences the claim
  *   ended: by a new assignment or a stop; a running chunk still finishes, fenced by its token.
  */
-import { HandlerError, type OnceboxError, PermanentError, type PositionError } from "../errors.ts";
-import type { DropReason, Observer } from "../events.ts";
-import type { LogBounds, RecordBatch } from "../ports/broker.ts";
-import type { Clock } from "../ports/clock.ts";
+import { HandlerError, type OnceboxError, PermanentError } from "../errors.ts";
+import type { FetchPosition } from "../ports/broker.ts";
 import type { PartitionClaim, PartitionRef, Storage } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
-import { type Buffer, type BufferLimits, buffer } from "./buffer.ts";
 import { type Chunk, type ChunkOutcome, runChunk } from "./chunk.ts";
+import { claimPartition, goOnFrom } from "./claim.ts";
 import type { Handler } from "./handler.ts";
 import { afterCommit, afterFailure, chunkCut, type Isolation } from "./isolation.ts";
+import { type GoOn, rewound } from "./lost-position.ts";
 import type { Permits } from "./permits.ts";
-import {
-  brokenBatch,
-  claimError,
-  outOfRange,
-  rewound,
-  unreadable,
-  unregistered,
-} from "./position-errors.ts";
+import { Reader, type ReaderContext } from "./reader.ts";
+import type { PartitionState, PartitionStatus } from "./status.ts";
 
 /** What a worker needs of its consumer. */
-export interface PartitionContext<Tx> {
+export interface PartitionContext<Tx> extends ReaderContext {
   readonly storage: Storage<Tx>;
   readonly handler: Handler<Tx>;
-  readonly clock: Clock;
-  readonly observe: Observer;
   /** Who claims, for a person who reads the table. */
   readonly owner: string;
   /** Transactions of chunks, and claims, that may be open at once in this consumer. */
@@ -45,70 +38,48 @@ export interface PartitionContext<Tx> {
   readonly claims: Permits;
   readonly chunkSizeMax: number;
   readonly chunkBytesMax: number;
-  readonly buffer: BufferLimits;
   readonly claimWaitMs: number;
   readonly heartbeatIntervalMs: number;
   readonly sessionTimeoutMs: number;
   /** Gives a partition without a row its start. */
   readonly register: (topic: string) => Promise<void>;
+  /** Where a policy's way on leads to, as numbers. */
+  readonly resolve: (
+    ref: PartitionRef,
+    goOn: GoOn,
+  ) => Promise<{ readonly to: bigint; readonly topicId: string | null }>;
+  readonly paused: (topic: string) => boolean;
+  readonly claimed: (claim: PartitionClaim) => void;
+  /** Whether the database as a whole answered; the error where it did not. */
+  readonly database: (error: unknown) => void;
   /** The database holds this position under this claim. */
   readonly committed: (claim: PartitionClaim, nextOffset: bigint) => void;
   readonly cut: AbortSignal;
 }
 
-export interface PartitionStatus {
-  readonly topic: string;
-  readonly partition: number;
-  readonly epoch: bigint | null;
-  readonly nextOffset: bigint | null;
-  /** Messages in the log that are not applied yet, as of the last fetch; null before the first. */
-  readonly lag: bigint | null;
-  /** Why the partition waits: a failing message, or a position outside the log. */
-  readonly blockedBy: OnceboxError | null;
-}
-
-export interface PartitionWorker {
-  readonly ref: PartitionRef;
-  /** The next offset to fetch; null while not claimed, full, or outside the log. */
-  readonly position: () => bigint | null;
-  readonly deliver: (batch: RecordBatch) => void;
-  readonly displaced: (asked: bigint, log: LogBounds | null) => void;
-  readonly unreadable: (asked: bigint, error: Error) => void;
-  readonly status: () => PartitionStatus;
-  /** Starts no further chunk: the service stops. What still commits counts for the group's offset. */
-  readonly end: () => void;
-  /** Starts no further chunk: another assignment began. What still commits is for others to tell. */
-  readonly void: () => void;
-  /** Resolves when the running chunk has ended. */
-  readonly done: Promise<void>;
-}
-
 /** Reruns of a chunk under local trouble (deadlock, time-out) before its messages run one by one. */
 const localRerunsMax = 10;
 
-export function partitionWorker<Tx>(
-  context: PartitionContext<Tx>,
-  ref: PartitionRef,
-): PartitionWorker {
-  return new Worker(context, ref);
-}
-
-class Worker<Tx> implements PartitionWorker {
+export class PartitionWorker<Tx> {
   readonly ref: PartitionRef;
+  /** Resolves when the worker and its running chunk have ended. */
   readonly done: Promise<void>;
+  /** Takes what the broker says of the log; null while not claimed. */
+  reader: Reader | null = null;
   readonly #context: PartitionContext<Tx>;
   readonly #ending = new AbortController();
   readonly #voided = new AbortController();
   readonly #cut: AbortSignal;
   #claim: PartitionClaim | null = null;
-  #buffer: Buffer | null = null;
   #nextOffset: bigint | null = null;
-  #logEnd: bigint | null = null;
+  #lastEpoch = 0n;
   #isolation: Isolation | null = null;
   #reruns = 0;
-  #claimTries = 0;
-  #displaced: PositionError | null = null;
   #blockedBy: OnceboxError | null = null;
+  #lastError: unknown = null;
+  #progressAt: number | null = null;
+  #working = false;
+  #stolen = false;
   #isVoid = false;
   #ring: () => void = () => {};
 
@@ -119,45 +90,73 @@ class Worker<Tx> implements PartitionWorker {
     this.done = this.#run();
   }
 
-  position(): bigint | null {
-    if (this.#displaced !== null || this.#ending.signal.aborted) return null;
-    return this.#buffer?.wanted() ?? null;
+  get #paused(): boolean {
+    return this.#context.paused(this.ref.topic);
   }
 
-  deliver(batch: RecordBatch): void {
-    this.#logEnd = batch.logEnd;
-    const acceptance = this.#buffer?.accept(batch) ?? "wrong-position";
-    if (acceptance === "accepted") this.#ring();
-    else if (acceptance === "wrong-position") this.#dropped("wrong-position");
-    else if (acceptance === "gap") this.#pause(brokenBatch(this.ref, batch));
+  /** What to fetch next; null while not claimed, full, paused, or outside the log. */
+  position(): FetchPosition | null {
+    if (this.#ending.signal.aborted || this.#paused) return null;
+    return this.reader?.position() ?? null;
   }
 
-  displaced(asked: bigint, log: LogBounds | null): void {
-    if (this.#stoodAt(asked)) this.#pause(outOfRange(this.ref, asked, log));
+  /** The claim, where no chunk runs that would find out by itself that it is lost. */
+  idleClaim(): PartitionClaim | null {
+    return this.#working || this.#ending.signal.aborted ? null : this.#claim;
   }
 
-  unreadable(asked: bigint, error: Error): void {
-    if (this.#stoodAt(asked)) this.#pause(unreadable(this.ref, asked, error));
+  /** The database says that this claim is held no more. */
+  claimLost(claim: PartitionClaim): void {
+    if (this.idleClaim()?.token !== claim.token) return;
+    this.#stolen = true;
+    this.#ring();
+  }
+
+  /** For how long the client owes this partition an answer, in milliseconds. Asked again and again. */
+  silentMs(): number {
+    if (this.position() === null) this.reader?.heard();
+    return this.reader?.silentMs() ?? 0;
+  }
+
+  /** Looks again whether there is something to do: a pause is over. */
+  nudge(): void {
+    this.#ring();
   }
 
   status(): PartitionStatus {
     const { topic, partition } = this.ref;
-    const next = this.#nextOffset;
+    const nextOffset = this.#nextOffset;
+    const logEnd = this.reader?.logEnd ?? null;
+    const blockedBy = this.reader?.lost?.error ?? this.#blockedBy;
     return {
       topic,
       partition,
+      state: this.#state(),
       epoch: this.#claim?.epoch ?? null,
-      nextOffset: next,
-      lag: next === null || this.#logEnd === null ? null : this.#logEnd - next,
-      blockedBy: this.#displaced ?? this.#blockedBy,
+      nextOffset,
+      logEnd,
+      lag: nextOffset === null || logEnd === null ? null : logEnd - nextOffset,
+      blockedBy,
+      lastError: blockedBy ?? this.#lastError ?? this.reader?.trouble ?? null,
+      sinceProgressMs:
+        this.#progressAt === null ? null : this.#context.clock.now() - this.#progressAt,
     };
   }
 
+  #state(): PartitionState {
+    if (this.#claim === null || this.reader === null) return "claiming";
+    if (this.reader.lost !== null) return "displaced";
+    if (this.#paused) return "paused";
+    return this.#blockedBy === null ? "reading" : "blocked";
+  }
+
+  /** Starts no further chunk: the service stops. What still commits counts for the group's offset. */
   end(): void {
     this.#ending.abort();
     this.#ring();
   }
 
+  /** Starts no further chunk: another assignment began. What still commits is for others to tell. */
   void(): void {
     this.#isVoid = true;
     this.end();
@@ -179,23 +178,30 @@ class Worker<Tx> implements PartitionWorker {
   async #run(): Promise<void> {
     const ended = this.#ending.signal;
     while (!ended.aborted) {
-      if (this.#claim === null) {
-        await this.#tryClaim();
+      const [claim, reader] = [this.#claim, this.reader];
+      if (claim === null || reader === null) {
+        await this.#claimNow();
         continue;
       }
-      const chunk = this.#nextChunk();
-      if (chunk === null) await this.#rung();
-      else await this.#workOrRecover(this.#claim, chunk);
+      const goOn = reader.lost?.goOn;
+      const chunk = this.#paused ? null : this.#nextChunk(reader);
+      if (this.#stolen) await this.#fenced(claim);
+      else if (goOn) await this.#goOn(claim, goOn, reader.lost?.error.message ?? "");
+      else if (chunk === null) await this.#rung();
+      else await this.#workOrRecover(claim, chunk);
     }
   }
 
   /** What nobody expected (an adapter that breaks its promise) must not end the process: claim again. */
   async #workOrRecover(claim: PartitionClaim, chunk: Chunk): Promise<void> {
+    this.#working = true;
     try {
       await this.#work(claim, chunk);
     } catch (error) {
       this.#unclaim();
       await this.#troubled(chunk, "global", error);
+    } finally {
+      this.#working = false;
     }
   }
 
@@ -207,37 +213,23 @@ class Worker<Tx> implements PartitionWorker {
     });
   }
 
-  async #tryClaim(): Promise<void> {
-    const { storage, claims, clock, observe, owner } = this.#context;
-    const release = await claims.acquire(this.#ending.signal);
-    if (release === null) return;
-    const began = clock.now();
-    try {
-      const claim = await storage.claim({ ...this.ref, owner }, this.#context.claimWaitMs);
-      if (claim === null) {
-        await this.#context.register(this.ref.topic);
-        throw unregistered(this.ref);
-      }
-      this.#claimTries = 0;
-      if (!this.#ending.signal.aborted) this.#claimed(claim, clock.now() - began);
-    } catch (error) {
-      release();
-      this.#claimTries += 1;
-      observe({ ...this.ref, type: "inbox.claim-waiting", error: claimError(this.ref, error) });
-      await this.#sleep(backoffMs(backoffs.claim, this.#claimTries, clock.random()));
-    } finally {
-      release();
-    }
-  }
-
-  #claimed(claim: PartitionClaim, ms: number): void {
+  async #claimNow(): Promise<void> {
+    const claim = await claimPartition(this.#context, this.ref, this.#ending.signal, (error) => {
+      this.#lastError = error;
+      if (error.code === "storage-unavailable") this.#context.database(error);
+    });
+    if (claim === null) return;
     const { epoch, nextOffset } = claim;
     const known = this.#nextOffset;
-    if (known !== null && nextOffset < known) this.#rewound(known, nextOffset);
+    // After an operator's seek it may lie anywhere.
+    const sought = claim.soughtEpoch > this.#lastEpoch;
+    if (known !== null && nextOffset < known && !sought) this.#rewound(known, nextOffset);
+    this.#lastEpoch = epoch;
     this.#claim = claim;
     this.#nextOffset = nextOffset;
-    this.#buffer = buffer(nextOffset, this.#context.buffer);
-    this.#context.observe({ ...this.ref, type: "inbox.claimed", epoch, nextOffset, ms });
+    this.reader = new Reader(this.#context, claim, () => this.#ring());
+    this.#context.database(null);
+    this.#context.claimed(claim);
     this.#tell(claim, nextOffset);
   }
 
@@ -248,16 +240,33 @@ class Worker<Tx> implements PartitionWorker {
   /** Buffers and claim go together: what was fetched belongs to a position that may be another now. */
   #unclaim(): void {
     this.#claim = null;
-    this.#buffer = null;
+    this.reader = null;
     this.#isolation = null;
+    this.#stolen = false;
     this.#reruns = 0;
   }
 
-  #nextChunk(): Chunk | null {
-    if (this.#buffer === null || this.#nextOffset === null) return null;
+  /** The claim was taken over: by another consumer, or by an operator who moved the position. */
+  async #fenced(claim: PartitionClaim): Promise<void> {
+    const { observe, clock, heartbeatIntervalMs } = this.#context;
+    observe({ ...this.ref, type: "inbox.fenced", epoch: claim.epoch });
+    this.#unclaim();
+    // Most often a new assignment is on its way. It may also never come: the thief may be dead.
+    await this.#sleep(heartbeatIntervalMs * (1 + clock.random()));
+  }
+
+  /** The position is lost and a policy says where to go on: moved like by an operator. */
+  async #goOn(claim: PartitionClaim, goOn: GoOn, reason: string): Promise<void> {
+    const moved = await goOnFrom(this.#context, claim, goOn, reason, this.#ending.signal);
+    if (moved === false) return this.#fenced(claim);
+    this.#unclaim();
+  }
+
+  #nextChunk(reader: Reader): Chunk | null {
+    if (this.#nextOffset === null) return null;
     const { alone, before } = chunkCut(this.#isolation, this.#nextOffset);
     const { chunkSizeMax, chunkBytesMax: bytesMax } = this.#context;
-    return this.#buffer.chunk({ recordsMax: alone ? 1 : chunkSizeMax, bytesMax, before });
+    return reader.chunk({ recordsMax: alone ? 1 : chunkSizeMax, bytesMax, before });
   }
 
   async #work(claim: PartitionClaim, chunk: Chunk): Promise<void> {
@@ -294,7 +303,9 @@ class Worker<Tx> implements PartitionWorker {
     const { firstOffset, endOffset: nextOffset } = chunk;
     const { applied, duplicates } = outcome;
     this.#nextOffset = nextOffset;
-    this.#buffer?.drop(nextOffset);
+    this.reader?.drop(nextOffset);
+    this.#progressAt = this.#context.clock.now();
+    this.#context.database(null);
     this.#reruns = 0;
     const { epoch } = claim;
     const counts = { firstOffset, nextOffset, applied, duplicates };
@@ -310,13 +321,10 @@ class Worker<Tx> implements PartitionWorker {
   }
 
   async #setBack(claim: PartitionClaim, chunk: Chunk, outcome: ChunkOutcome): Promise<void> {
-    const { observe, clock, heartbeatIntervalMs } = this.#context;
+    const { observe } = this.#context;
     switch (outcome.kind) {
       case "fenced":
-        observe({ ...this.ref, type: "inbox.fenced", epoch: claim.epoch });
-        this.#unclaim();
-        // Most often a new assignment is on its way. It may also never come: the thief may be dead.
-        return this.#sleep(heartbeatIntervalMs * (1 + clock.random()));
+        return this.#fenced(claim);
       case "unknown":
         observe({ ...this.ref, type: "inbox.commit-unknown", error: outcome.error });
         return this.#unclaim();
@@ -338,6 +346,8 @@ class Worker<Tx> implements PartitionWorker {
   async #troubled(chunk: Chunk, trouble: "global" | "local", error: unknown): Promise<void> {
     const { clock, observe } = this.#context;
     this.#reruns += 1;
+    this.#lastError = error;
+    if (trouble === "global") this.#context.database(error);
     if (trouble === "local" && this.#reruns > localRerunsMax) {
       // Alone, a message that keeps meeting this trouble has failed by itself.
       const { topic, partition } = this.ref;
@@ -363,6 +373,7 @@ class Worker<Tx> implements PartitionWorker {
     this.#isolation = isolation;
     if (message === null) return;
     this.#blockedBy = error;
+    this.#lastError = error;
     const { offset, attempt } = message;
     const pause =
       error instanceof PermanentError
@@ -375,21 +386,7 @@ class Worker<Tx> implements PartitionWorker {
 
   #rewound(known: bigint, found: bigint): void {
     const error = rewound(this.ref, known, found);
-    this.#context.observe({ ...this.ref, type: "inbox.displaced", error });
-  }
-
-  /** Whether an answer is about the position asked for now, and news. */
-  #stoodAt(asked: bigint): boolean {
-    return this.#displaced === null && this.#buffer?.wanted() === asked;
-  }
-
-  #pause(error: PositionError): void {
-    this.#displaced = error;
-    this.#context.observe({ ...this.ref, type: "inbox.displaced", error });
-  }
-
-  #dropped(reason: DropReason): void {
-    this.#context.observe({ ...this.ref, type: "inbox.batch-dropped", reason });
+    this.#context.observe({ ...this.ref, type: "inbox.displaced", error, paused: false });
   }
 
   #sleep(ms: number): Promise<void> {

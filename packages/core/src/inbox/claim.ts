@@ -1,0 +1,87 @@
+/**
+ * How a worker gets its claim, and how a policy moves a position under it. Each waits as long as it
+ * takes, by itself; nothing is kept here.
+ */
+import type { OnceboxError } from "../errors.ts";
+import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
+import { backoffMs, backoffs } from "../retry.ts";
+import { claimError, type GoOn, unregistered } from "./lost-position.ts";
+import type { PartitionContext } from "./partition.ts";
+
+type Claiming = Pick<
+  PartitionContext<never>,
+  "clock" | "observe" | "owner" | "claims" | "claimWaitMs" | "register"
+> & { readonly storage: Pick<PartitionContext<never>["storage"], "claim"> };
+
+/** Claims, again and again; null once the signal is aborted. A claim won too late is left to fence. */
+export async function claimPartition(
+  context: Claiming,
+  ref: PartitionRef,
+  ending: AbortSignal,
+  failed: (error: OnceboxError) => void,
+): Promise<PartitionClaim | null> {
+  const { storage, claims, clock, observe, owner, claimWaitMs } = context;
+  for (let tries = 1; ; tries += 1) {
+    const release = await claims.acquire(ending);
+    if (release === null) return null;
+    const began = clock.now();
+    try {
+      const claim = await storage.claim({ ...ref, owner }, claimWaitMs);
+      if (claim === null) {
+        await context.register(ref.topic);
+        throw unregistered(ref);
+      }
+      if (ending.aborted) return null;
+      const { epoch, nextOffset } = claim;
+      const ms = clock.now() - began;
+      observe({ ...ref, type: "inbox.claimed", epoch, nextOffset, ms });
+      return claim;
+    } catch (error) {
+      const why = claimError(ref, error);
+      failed(why);
+      observe({ ...ref, type: "inbox.claim-waiting", error: why });
+    } finally {
+      release();
+    }
+    await clock.sleep(backoffMs(backoffs.claim, tries, clock.random()), ending);
+    if (ending.aborted) return null;
+  }
+}
+
+type Moving = Pick<PartitionContext<never>, "clock" | "observe" | "owner" | "resolve"> & {
+  readonly storage: Pick<PartitionContext<never>["storage"], "seek">;
+};
+
+/**
+ * A lost position goes on where a policy says, audited like an operator's seek. True: moved, and the
+ * claim is void. False: the claim is held no more. Null: the signal was aborted.
+ */
+export async function goOnFrom(
+  context: Moving,
+  claim: PartitionClaim,
+  goOn: GoOn,
+  reason: string,
+  ending: AbortSignal,
+): Promise<boolean | null> {
+  const { storage, clock, observe, owner } = context;
+  const { consumer, topic, partition } = claim;
+  const ref = { consumer, topic, partition };
+  for (let rerun = 1; !ending.aborted; rerun += 1) {
+    try {
+      const { to, topicId } = await context.resolve(ref, goOn);
+      const moved = await storage.seek({
+        ...{ consumer, topic, topicId, moves: [{ partition, to }] },
+        ...{ replay: false, expected: claim, audit: { actor: `policy of ${owner}`, reason } },
+      });
+      for (const { from } of moved ?? []) {
+        observe({ ...ref, type: "inbox.position-moved", from, to, reason });
+      }
+      return moved !== null;
+    } catch (error) {
+      const waitMs = backoffMs(backoffs.global, rerun, clock.random());
+      observe({ ...ref, type: "inbox.chunk-rerun", trouble: "global", rerun, waitMs, error });
+      await clock.sleep(waitMs, ending);
+    }
+  }
+  return null;
+}

@@ -1,0 +1,91 @@
+/** Where a consumer begins in a topic that it has never read: resolved once, for all partitions. */
+import { ConfigurationError } from "../errors.ts";
+import type { Rule } from "../options.ts";
+import type { Broker, TopicOffsets } from "../ports/broker.ts";
+
+/**
+ * `earliest`: with the first message that is kept. `latest`: with the next one that is written. A
+ * time: with the first message at or after it. Offsets: with these, one for each partition.
+ */
+export type StartFrom =
+  | "earliest"
+  | "latest"
+  | { readonly timestamp: Date | number }
+  | { readonly offsets: Readonly<Record<number, bigint | number>> };
+
+export const aStart: Rule = {
+  is: '"earliest", "latest", { timestamp: a Date or milliseconds since 1970 } or { offsets: { partition: offset } }',
+  fits: (value) =>
+    value === "earliest" || value === "latest" || timeOf(value) !== null || givenIn(value) !== null,
+  optional: true,
+};
+
+type Offsets = Pick<Broker, "offsets">;
+
+/** Throws ConfigurationError where given offsets do not fit the topic. */
+export async function resolveStart(
+  broker: Offsets,
+  topic: string,
+  from: StartFrom,
+): Promise<TopicOffsets> {
+  if (from === "earliest" || from === "latest") return broker.offsets(topic, from);
+  const timestamp = timeOf(from);
+  if (timestamp !== null) return broker.offsets(topic, { timestamp });
+  const given = givenIn(from) ?? new Map<number, bigint>();
+  const [{ topicId, offsets: first }, { offsets: next }] = await Promise.all([
+    broker.offsets(topic, "earliest"),
+    broker.offsets(topic, "latest"),
+  ]);
+  const problems = [
+    ...[...first.keys()].filter((partition) => !given.has(partition)).map(missing),
+    ...[...given.keys()].filter((partition) => !first.has(partition)).map(unknown),
+    ...[...given].flatMap(([partition, offset]) =>
+      outside(partition, offset, first.get(partition), next.get(partition)),
+    ),
+  ];
+  if (problems.length > 0) {
+    throw new ConfigurationError(
+      "invalid-options",
+      `startFrom of ${topic}: ${problems.join("; ")}`,
+      { details: { topic, problems } },
+    );
+  }
+  return { topicId, offsets: given };
+}
+
+function missing(partition: number): string {
+  return `partition ${partition} has no offset`;
+}
+
+function unknown(partition: number): string {
+  return `there is no partition ${partition}`;
+}
+
+function outside(
+  partition: number,
+  offset: bigint,
+  first: bigint | undefined,
+  next: bigint | undefined,
+): string[] {
+  if (first === undefined || next === undefined) return [];
+  if (offset >= first && offset <= next) return [];
+  return [`partition ${partition} holds ${first} to ${next}, not ${offset}`];
+}
+
+function timeOf(value: unknown): bigint | null {
+  const time = (value as { timestamp?: unknown } | null)?.timestamp;
+  const ms = time instanceof Date ? time.getTime() : time;
+  return typeof ms === "number" && Number.isSafeInteger(ms) && ms >= 0 ? BigInt(ms) : null;
+}
+
+function givenIn(value: unknown): ReadonlyMap<number, bigint> | null {
+  const offsets = (value as { offsets?: unknown } | null)?.offsets;
+  if (typeof offsets !== "object" || offsets === null) return null;
+  const given = new Map<number, bigint>();
+  for (const [partition, offset] of Object.entries(offsets)) {
+    const whole = typeof offset === "bigint" || Number.isSafeInteger(offset);
+    if (!/^\d{1,9}$/.test(partition) || !whole || BigInt(offset) < 0n) return null;
+    given.set(Number(partition), BigInt(offset));
+  }
+  return given;
+}
