@@ -1,7 +1,8 @@
 import { defineConfig } from "vitest/config";
 
 // Groups run one after another: static checks and unit tests first, then what needs servers, then
-// chaos alone, because it would starve whatever ran beside it on a small machine.
+// clusters and chaos, each file alone, because it would starve whatever ran beside it on a small
+// machine.
 export default defineConfig({
   test: {
     projects: [
@@ -25,10 +26,22 @@ export default defineConfig({
         test: {
           name: "servers",
           include: ["test/{fixtures,conformance,integration}/**/*.test.ts"],
+          exclude: ["test/integration/kafka-cluster*.test.ts"],
           globalSetup: ["test/fixtures/global-setup.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        test: {
+          name: "clusters",
+          // Each file starts a Kafka cluster of its own, once, when its turn has come.
+          include: ["test/integration/kafka-cluster*.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 3 },
         },
       },
       {
@@ -39,7 +52,7 @@ export default defineConfig({
           testTimeout: 300_000,
           hookTimeout: 60_000,
           fileParallelism: false,
-          sequence: { groupOrder: 3 },
+          sequence: { groupOrder: 4 },
         },
       },
     ],
