@@ -14,6 +14,7 @@ function recordsWithIds(): BrokerRecord[] {
   return Array.from({ length: messages }, (_, i) => ({
     offset: BigInt(i),
     timestamp: 0n,
+    leaderEpoch: null,
     key: Buffer.from(String(i % accounts)),
     value: Buffer.from(String(i % accounts)),
     headers: [["id", Buffer.from(crypto.randomUUID())]],

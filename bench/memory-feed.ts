@@ -12,30 +12,30 @@ export function memoryFeed(records: readonly BrokerRecord[]): Broker {
     timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 1_000 },
     partitions: async () => 1,
     partitionOf: () => 0,
-    offsets: async () => new Map([[0, 0n]]),
+    offsets: async () => ({ topicId: "feed", offsets: new Map([[0, 0n]]) }),
+    group: async () => ({ members: 0, offsets: [] }),
+    setGroupOffsets: async () => {},
     producer: refuse,
     close: async () => {},
-    consumer: async ({ topics: [topic = ""] }, { assigned, position, deliver }) => {
+    consumer: async ({ topics: [topic = ""] }, { assigned, position, fetched, deliver }) => {
       let running = true;
       const at = { topic, partition: 0 };
       const pump = async () => {
         assigned(1, [at]);
         while (running) {
-          const from = position(at);
-          if (from === null || from >= end) {
+          const from = position(at)?.offset ?? end;
+          if (from >= end) {
             // Looking more often would take the processor from what is measured.
             await delay(1);
             continue;
           }
           const slice = records.slice(Number(from), Number(from) + batchSize);
           const endOffset = from + BigInt(slice.length);
+          fetched(at, { start: 0n, lastStable: end, end });
           deliver({
             ...at,
-            assignment: 1,
-            fetchedOffset: from,
-            endOffset,
-            records: slice,
-            logEnd: end,
+            ...{ assignment: 1, fetchedOffset: from, endOffset, records: slice },
+            ...{ topicId: "feed", endEpoch: null },
           });
         }
       };
