@@ -36,15 +36,26 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
   "I1: a claim keeps the token of the one before": [
     "I1 a claim takes a new token and raises the epoch by one",
     "I1 of claims at once each has its own epoch, and the highest is the live one",
+    "I1 of many claims those taken over are lost, and asking neither waits nor takes",
     "I2 open under an old claim rejects and records nothing",
     "I2 the token fences, not the epoch: after a fail-over an old epoch may fit again",
     "I2 a claim by the same owner voids its older ones too",
+    "I4 a seek under an expected claim moves only while that is held",
+  ],
+  "I1: a claim ends the replay": [
+    "I1 a claim tells the log of its position, its replay and the last seek, and changes none",
+    "I3 a replay applies its range once more, each time it is asked for",
+    "I3 a replay ends with the next seek, and its number is not used again",
+  ],
+  "I1: a claim that was taken over is not told": [
+    "I1 of many claims those taken over are lost, and asking neither waits nor takes",
   ],
   "I1: a chunk does not lock its partition's row": [
     "I1 a claim waits for an open chunk and counts on from where that left the row",
     "I1 a claim's wait is bounded, names who blocks, and leaves the holder its claim",
     "I1 a claim waits for a commit that arrives after its connection died, and sees it",
     "I2 a chunk opened before a take-over is tried blocks it and commits",
+    "I2 a seek waits for an open chunk, whose commit comes before it",
     "I4 a chunk under the same claim waits for the one before it and starts where that ended",
   ],
   "I2: a chunk is opened under any claim": [
@@ -52,6 +63,26 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
     "I2 open under an old claim rejects and records nothing",
     "I2 the token fences, not the epoch: after a fail-over an old epoch may fit again",
     "I2 a claim by the same owner voids its older ones too",
+    "I2 a seek fences the claims of its partitions and of no other",
+    "I2 a seek waits for an open chunk, whose commit comes before it",
+  ],
+  "I2: a seek keeps the token": [
+    "I1 of many claims those taken over are lost, and asking neither waits nor takes",
+    "I2 a seek fences the claims of its partitions and of no other",
+    "I2 a seek waits for an open chunk, whose commit comes before it",
+    "I4 a seek under an expected claim moves only while that is held",
+  ],
+  "I2: a seek keeps the token, and an early end of the transaction is not noticed": [
+    "I1 of many claims those taken over are lost, and asking neither waits nor takes",
+    "I2 a seek fences the claims of its partitions and of no other",
+    "I2 a seek waits for an open chunk, whose commit comes before it",
+    "I2 a chunk that gave its lock away before a seek commits nothing after it",
+    "I4 a seek under an expected claim moves only while that is held",
+    "I5 a handler that commits early fails the chunk, and the redo is not lost",
+    "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+  ],
+  "I2: a seek does not lock before it looks": [
+    "I2 a seek waits for an open chunk, whose commit comes before it",
   ],
   "I3: ids are not recorded": [
     "I3 an id taken by another position is a duplicate, with another value a conflict",
@@ -60,6 +91,11 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
     "I3 two partitions at once: the second waits, and is a duplicate once the first committed",
     "I3 chunks that wait for the same id do not wait for each other when they go on",
     "I3 recordIds and chunks see each other's ids",
+    "I3 after a seek back what was applied is a duplicate, at its own position as well",
+    "I3 what a seek had left out is new, and counts as seen afterwards",
+    "I3 from the highest position upwards an early commit's redo is new, after any seek",
+    "I3 a replay applies its range once more, each time it is asked for",
+    "I3 a replay ends with the next seek, and its number is not used again",
     "I5 ids, position, effects and outbox rows commit together",
     "I5 after a lost reply everything is there, and the next claim says so",
   ],
@@ -72,15 +108,85 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
   "I3: an id taken by the record's own position is a duplicate": [
     "I2 a commit under a claim lost meanwhile writes nothing",
     "I3 an id taken by the record's own position is new again while it is not done",
+    "I3 from the highest position upwards an early commit's redo is new, after any seek",
+    "I3 a replay applies its range once more, each time it is asked for",
     "I5 ids, position, effects and outbox rows commit together",
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
     "I5 after a lost reply everything is there, and the next claim says so",
   ],
+  "I3: an id taken by the record's own position is new, whatever was applied before": [
+    "I3 after a seek back what was applied is a duplicate, at its own position as well",
+    "I3 what a seek had left out is new, and counts as seen afterwards",
+    "I3 from the highest position upwards an early commit's redo is new, after any seek",
+    "I3 a replay ends with the next seek, and its number is not used again",
+  ],
+  "I3: a redo inside a replay is a duplicate": [
+    "I3 a replay applies its range once more, each time it is asked for",
+  ],
+  "I3: a seek forgets up to where messages were applied": [
+    "I1 a claim tells the log of its position, its replay and the last seek, and changes none",
+    "I2 a seek waits for an open chunk, whose commit comes before it",
+    "I3 after a seek back what was applied is a duplicate, at its own position as well",
+    "I3 what a seek had left out is new, and counts as seen afterwards",
+    "I3 from the highest position upwards an early commit's redo is new, after any seek",
+    "I3 a replay applies its range once more, each time it is asked for",
+    "I3 a replay ends with the next seek, and its number is not used again",
+  ],
+  "I3: a second seek back lowers what counts as applied": [
+    "I3 after a seek back what was applied is a duplicate, at its own position as well",
+    "I3 a replay ends with the next seek, and its number is not used again",
+  ],
+  "I3: every seek is a replay": [
+    "I3 after a seek back what was applied is a duplicate, at its own position as well",
+    "I3 what a seek had left out is new, and counts as seen afterwards",
+    "I3 from the highest position upwards an early commit's redo is new, after any seek",
+    "I3 a replay ends with the next seek, and its number is not used again",
+  ],
+  "I3: all replays have one number": [
+    "I3 a replay applies its range once more, each time it is asked for",
+    "I3 a replay ends with the next seek, and its number is not used again",
+  ],
   "I4: the position moves wherever it stands": [
     "I4 a chunk that another one overtook moves nothing, not even under the same claim",
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+  ],
+  "I4: a commit forgets the mark of the log": [
+    "I1 a claim tells the log of its position, its replay and the last seek, and changes none",
+    "I4 a commit writes the mark of the log; without a last record the one before stays",
+  ],
+  "I4: a commit without a record forgets the last one": [
+    "I4 a commit writes the mark of the log; without a last record the one before stays",
+  ],
+  "I4: a seek keeps the mark of the log": [
+    "I4 a seek replaces the mark of the log by the topic alone",
+  ],
+  "I4: a seek moves one partition after the other": [
+    "I4 a seek that names a partition without a row, or no offset, moves nothing",
+    "I5 a seek and its line in the audit log are there together",
+  ],
+  "I4: a seek does not ask for the expected claim": [
+    "I4 a seek under an expected claim moves only while that is held",
+  ],
+  "I4: an adoption adds to what is there": [
+    "I4 an adoption that names a topic with rows, or another group, changes nothing",
+    "I4 of adoptions and registrations at once one gives all positions",
+  ],
+  "I4: a topic of one consumer counts as registered for all": [
+    "I4 a topic is registered for a consumer once it has rows",
+  ],
+  "I4: positions are told under a claim": [
+    "I4 a commit writes the mark of the log; without a last record the one before stays",
+    "I4 positions are told by topic and partition, as they are committed, without a claim",
+  ],
+  "I5: nothing comes into the audit log": [
+    "I4 an adoption registers its topics at the given positions, with their line in the log",
+    "I5 a seek and its line in the audit log are there together",
+    "I5 the audit log is read back newest first, page by page, for one consumer",
+  ],
+  "I5: every page of the audit log is the first": [
+    "I5 the audit log is read back newest first, page by page, for one consumer",
   ],
   "I5: an early end of the transaction is not noticed": [
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
@@ -88,6 +194,8 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
   ],
   "I5: ids are recorded in a transaction of their own": [
     "I3 two partitions at once: the second waits, and is new once the first rolled back",
+    "I3 what a seek had left out is new, and counts as seen afterwards",
+    "I4 a commit writes the mark of the log; without a last record the one before stays",
     "I5 ids, position, effects and outbox rows vanish together in a rollback",
     "I5 a failed statement can be rolled back, and the connection is clean afterwards",
     "I5 nothing is left of a chunk whose connection died before the commit",

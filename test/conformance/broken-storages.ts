@@ -4,7 +4,9 @@
 import {
   type ChunkTransaction,
   type ErrorCode,
+  type Moved,
   OnceboxError,
+  type PartitionClaim,
   type Storage,
   StorageError,
 } from "@oncebox/core";
@@ -34,6 +36,13 @@ function altered(
   };
 }
 
+/** Two replaced statements. */
+function together(...broken: readonly Broken[]): Broken {
+  return {
+    rewrite: (text) => broken.reduce((changed, { rewrite }) => rewrite?.(changed) ?? changed, text),
+  };
+}
+
 /** Replaces some verbs; `change` is called once for each storage. */
 function wrapped(
   change: (
@@ -52,6 +61,13 @@ function opening(
     const chunk = await storage.open(claim, records);
     return { ...chunk, ...change(chunk) };
   };
+}
+
+/** An `open` under a claim that is not quite the one that was given. */
+function opened(change: (claim: PartitionClaim) => PartitionClaim): Broken {
+  return wrapped((storage) => ({
+    open: (claim, records) => storage.open(change(claim), records),
+  }));
 }
 
 /** Takes the end of every transaction through `judge`, which may turn a failure into a success. */
@@ -87,11 +103,27 @@ export const brokenStorages = {
     /gen_random_uuid\(\)/,
     "coalesce(p.token, gen_random_uuid())",
   ]),
+  "I1: a claim ends the replay": wrapped((storage) => ({
+    claim: async (...args) => {
+      const claim = await storage.claim(...args);
+      return claim === null ? null : { ...claim, replay: { ...claim.replay, number: 0 } };
+    },
+  })),
+  "I1: a claim that was taken over is not told": altered("lost_claims", [
+    /p\.token IS DISTINCT FROM g\.token/,
+    "p.consumer IS NULL",
+  ]),
   "I1: a chunk does not lock its partition's row": altered("open", [/FOR NO KEY UPDATE/, ""]),
   "I2: a chunk is opened under any claim": altered("open", [
     /AND token = \$4/,
     "AND $4::uuid IS NOT NULL",
   ]),
+  "I2: a seek keeps the token": altered("seek", [/token = gen_random_uuid\(\)/, "token = p.token"]),
+  "I2: a seek keeps the token, and an early end of the transaction is not noticed": together(
+    altered("seek", [/token = gen_random_uuid\(\)/, "token = p.token"]),
+    altered("advance", ...anyTransaction),
+  ),
+  "I2: a seek does not lock before it looks": altered("seek_lock", [/FOR NO KEY UPDATE OF p/, ""]),
   "I3: ids are not recorded": { rewrite: (text) => brokenText(["dedupe"], text) },
   "I3: a chunk records ids in the order in which they come": altered("open", [
     /ORDER BY r\.source, r\.id, r\.record_offset/,
@@ -105,11 +137,82 @@ export const brokenStorages = {
     /m\.record_offset,/,
     "m.record_offset + 1 AS record_offset,",
   ]),
+  "I3: an id taken by the record's own position is new, whatever was applied before": opened(
+    (claim) => ({ ...claim, replay: { ...claim.replay, until: 0n } }),
+  ),
+  "I3: a redo inside a replay is a duplicate": opened((claim) => ({
+    ...claim,
+    replay: { ...claim.replay, number: 0 },
+  })),
+  "I3: a seek forgets up to where messages were applied": altered("seek", [
+    /applied_until = greatest\(p\.applied_until, p\.next_offset\)/,
+    "applied_until = p.applied_until",
+  ]),
+  "I3: a second seek back lowers what counts as applied": altered("seek", [
+    /applied_until = greatest\(p\.applied_until, p\.next_offset\)/,
+    "applied_until = p.next_offset",
+  ]),
+  "I3: every seek is a replay": wrapped((storage) => ({
+    seek: (seek) => storage.seek({ ...seek, replay: true }),
+  })),
+  "I3: all replays have one number": altered("seek", [/replay = p\.replay\s+\+/, "replay ="]),
   "I4: the position moves wherever it stands": altered(
     "advance",
     [/AND next_offset = \$5/, "AND $5::bigint IS NOT NULL"],
     ...anyTransaction,
   ),
+  "I4: a commit forgets the mark of the log": wrapped((storage) => ({
+    open: opening(storage, (chunk) => ({
+      commit: (nextOffset) =>
+        chunk.commit(nextOffset, { topicId: null, leaderEpoch: null, last: null }),
+    })),
+  })),
+  "I4: a commit without a record forgets the last one": altered(
+    "advance",
+    [/coalesce\(\$10, last_offset\)/, "$10"],
+    [/coalesce\(\$11, last_time\)/, "$11"],
+    [/coalesce\(\$12, last_checksum\)/, "$12"],
+  ),
+  "I4: a seek keeps the mark of the log": altered("seek", [
+    /leader_epoch = NULL, last_offset = NULL, last_time = NULL, last_checksum = NULL,/,
+    "",
+  ]),
+  "I4: a seek moves one partition after the other": wrapped((storage) => ({
+    seek: async (seek) => {
+      const moved: Moved[] = [];
+      for (const move of seek.moves) {
+        const one = await storage.seek({ ...seek, moves: [move] });
+        if (one === null) return null;
+        moved.push(...one);
+      }
+      return moved;
+    },
+  })),
+  "I4: a seek does not ask for the expected claim": wrapped((storage) => ({
+    seek: (seek) => storage.seek({ ...seek, expected: null }),
+  })),
+  "I4: an adoption adds to what is there": altered("adopt_taken", [/ORDER BY 1/, "LIMIT 0"]),
+  "I4: a topic of one consumer counts as registered for all": altered("registered", [
+    /c\.name = \$1/,
+    "$1::text IS NOT NULL",
+  ]),
+  "I4: positions are told under a claim": wrapped((storage) => ({
+    positions: async (consumer) => {
+      const read = await storage.positions(consumer);
+      for (const each of read.positions) {
+        await storage.claim({ consumer, ...each, owner: "a look" }, 200);
+      }
+      return read;
+    },
+  })),
+  "I5: nothing comes into the audit log": altered("audit", [
+    /VALUES \([^)]*\)/,
+    "SELECT $1::text, $2::text, $3::text, $4::text, $5::jsonb WHERE false",
+  ]),
+  "I5: every page of the audit log is the first": altered("audit_log", [
+    /id < coalesce\(\$2, 9223372036854775807\)/,
+    "($2::bigint IS NULL OR true)",
+  ]),
   "I5: an early end of the transaction is not noticed": altered("advance", ...anyTransaction),
   "I5: ids are recorded in a transaction of their own": wrapped((storage) => ({
     open: async (claim, records) => {

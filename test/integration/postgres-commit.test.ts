@@ -141,6 +141,27 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     });
   });
 
+  // Guards the words about a seek: "failed" would have an operator repeat what was done.
+  it.each(["toClient", "toServer"] as const)("leaves a seek unknown, cut %s", async (direction) => {
+    const p = await here();
+    const claim = await p.claimed();
+    const audit = { actor: "tests", reason: "to see it" };
+    const where = { consumer: claim.consumer, topic: claim.topic, topicId: null };
+    const moves = [{ partition: 0, to: 7n }];
+    cutAtCommit(direction);
+    const seeking = p.storage.seek({ ...where, moves, replay: false, expected: null, audit });
+    const error = await seeking.catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ code: "commit-unknown" });
+    expect(p.storage.trouble(error)).toBe("global");
+    proxy.onChunk = undefined;
+    const done = direction === "toClient";
+    // The lock waits for whatever the old backend still does.
+    expect(await claimOf(p.storage)).toMatchObject({ nextOffset: done ? 7n : 0n });
+    expect(await p.storage.lostClaims([claim])).toEqual([claim]);
+    const lines = await p.storage.auditLog(claim.consumer, { limit: 9, below: null });
+    expect(lines.length).toBe(done ? 1 : 0);
+  });
+
   it("goes on by itself when connections were cut while nobody used them", async () => {
     const p = await here();
     await p.claimed();

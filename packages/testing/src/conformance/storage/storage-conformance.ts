@@ -13,7 +13,7 @@ import { seekCases } from "./seek-cases.ts";
 import type { StorageUnderTest } from "./storage-under-test.ts";
 import { transactionCases } from "./transaction-cases.ts";
 
-const cases: readonly StorageCase[] = [
+const all: readonly StorageCase[] = [
   ...transactionCases,
   ...ownershipCases,
   ...recordingCases,
@@ -25,6 +25,9 @@ const cases: readonly StorageCase[] = [
   ...laneCases,
   ...migrationCases,
 ];
+
+const promises = [...new Set(all.map(({ promise }) => promise))];
+const cases = promises.flatMap((promise) => all.filter((each) => each.promise === promise));
 
 /**
  * What every storage must pass, in the order of the promises. Each case wants a fresh context and is
