@@ -7,6 +7,7 @@ import type { FetchRequest, KafkaNode } from "./kafkajs-client.ts";
 function requestFor(topics: Readonly<Record<string, number>>): FetchRequest {
   return {
     maxWaitTime: 5_000,
+    maxBytes: 1_048_576,
     topics: Object.entries(topics).map(([topic, partitions]) => ({
       topic,
       partitions: Array.from({ length: partitions }, (_, partition) => {
