@@ -114,10 +114,11 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       commit: (positions) => this.#client.commit(positions),
     });
     this.#context = this.#makeContext();
-    const { start, stop } = service({
-      start: (stopping) => this.#start(stopping),
-      stop: (deadlineMs) => this.#stop(deadlineMs),
-    });
+    const steps = {
+      start: (stopping: AbortSignal) => this.#start(stopping),
+      stop: (deadlineMs: number) => this.#stop(deadlineMs),
+    };
+    const { start, stop } = service(steps, this.#clock);
     this.start = start;
     this.stop = stop;
   }
