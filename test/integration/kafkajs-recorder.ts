@@ -4,7 +4,9 @@
 import type {
   BrokerRecord,
   ConsumerCallbacks,
-  LogBounds,
+  Displacement,
+  FetchPosition,
+  LogState,
   RecordBatch,
   TopicPartition,
 } from "@oncebox/core";
@@ -12,7 +14,7 @@ import type {
 interface Displaced {
   readonly at: TopicPartition;
   readonly asked: bigint;
-  readonly log: LogBounds | null;
+  readonly why: Displacement;
 }
 
 export interface Recorder {
@@ -21,11 +23,19 @@ export interface Recorder {
   readonly batches: RecordBatch[];
   readonly displaced: Displaced[];
   readonly unreadable: { at: TopicPartition; asked: bigint; error: Error }[];
+  readonly troubled: { at: TopicPartition; error: Error }[];
   readonly failures: Error[];
+  /** The log as the last fetch of a partition found it, by `topic/partition`. */
+  readonly logs: Map<string, LogState>;
   /** Positions asked for so far, whatever the answer. */
   asked: number;
-  /** The next offset to deliver, by `partition`, or by `topic/partition` where a test has several. */
-  readonly positions: Map<string | number, bigint | null>;
+  /**
+   * The next offset to deliver, by `partition`, or by `topic/partition` where a test has several. A
+   * number knows nothing of the log; what was delivered leaves a whole position behind.
+   */
+  readonly positions: Map<string | number, bigint | FetchPosition | null>;
+  /** The offset of a position. */
+  offset(key: string | number): bigint | null;
   /** Values delivered, in order, as text. */
   values(partition?: number): (string | null)[];
   records(): BrokerRecord[];
@@ -54,7 +64,9 @@ export function recorder(): Recorder {
     batches: [],
     displaced: [],
     unreadable: [],
+    troubled: [],
     failures: [],
+    logs: new Map(),
     asked: 0,
     positions: new Map(),
     callbacks: {
@@ -67,24 +79,31 @@ export function recorder(): Recorder {
       position: (at) => {
         self.asked += 1;
         told();
-        return self.positions.get(keyOf(at)) ?? null;
+        return positionOf(self.positions.get(keyOf(at)));
+      },
+      fetched: (at, log) => {
+        self.logs.set(`${at.topic}/${at.partition}`, log);
+        told();
       },
       deliver: (batch) => {
         // As the core does: only what continues is accepted.
-        if (self.positions.get(keyOf(batch)) !== batch.fetchedOffset) return;
-        self.positions.set(keyOf(batch), batch.endOffset);
+        if (self.offset(keyOf(batch)) !== batch.fetchedOffset) return;
+        const { endOffset: offset, topicId, endEpoch: leaderEpoch } = batch;
+        self.positions.set(keyOf(batch), { offset, topicId, leaderEpoch });
         note(self.batches, batch);
       },
-      displaced: (at, asked, log) => {
+      displaced: (at, asked, why) => {
         self.positions.set(keyOf(at), null);
-        note(self.displaced, { at, asked, log });
+        note(self.displaced, { at, asked, why });
       },
       unreadable: (at, asked, error) => {
         self.positions.set(keyOf(at), null);
         note(self.unreadable, { at, asked, error });
       },
+      troubled: (at, error) => note(self.troubled, { at, error }),
       failed: (error) => note(self.failures, error),
     },
+    offset: (key) => positionOf(self.positions.get(key))?.offset ?? null,
     values: (partition) =>
       self.batches
         .filter((batch) => partition === undefined || batch.partition === partition)
@@ -101,8 +120,9 @@ export function recorder(): Recorder {
         };
         const timer = setTimeout(() => {
           waiting.delete(check);
-          const { assignments, batches, displaced, failures, positions } = self;
-          const seen = { assignments, batches, displaced, failures, positions: [...positions] };
+          const { assignments, batches, displaced, troubled, failures, positions } = self;
+          const told = { assignments, batches, displaced, troubled, failures };
+          const seen = { ...told, positions: [...positions] };
           reject(new Error(`did not happen: ${what}; seen: ${shown(seen)}`));
         }, patienceMs);
         waiting.add(check);
@@ -110,6 +130,11 @@ export function recorder(): Recorder {
       }),
   };
   return self;
+}
+
+function positionOf(kept: bigint | FetchPosition | null | undefined): FetchPosition | null {
+  if (typeof kept !== "bigint") return kept ?? null;
+  return { offset: kept, topicId: null, leaderEpoch: null };
 }
 
 function shown(seen: unknown): string {

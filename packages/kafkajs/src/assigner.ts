@@ -1,111 +1,110 @@
 /**
- * Which member of a group gets which partition: in turn, among the members that subscribe to the
- * topic. kafkajs' own assigner takes the leader's subscription for everybody's. Runs in the member
- * that Kafka elects as leader; knows names and numbers only, never positions.
+ * The partition assigner that kafkajs runs: what a member tells the group about itself, and what the
+ * leader makes of it. kafkajs' own assigner takes the leader's subscription for everybody's. How
+ * partitions are shared out is decided in assignment-strategies.ts.
  */
 import kafkajs, { type Assigner, type GroupMember } from "kafkajs";
+import {
+  type Ownership,
+  range,
+  roundRobin,
+  type Strategy,
+  type Subscriber,
+  sticky,
+} from "./assignment-strategies.ts";
 import type { KafkaCluster } from "./kafkajs-client.ts";
+import type { PartitionAssigner } from "./kafkajs-options.ts";
 
-/** Of our own, so that a group with members of another kind is refused by Kafka instead of mixed. */
-export const assignerName = "oncebox-round-robin";
+const strategies: Readonly<Record<PartitionAssigner, Strategy>> = {
+  "round-robin": roundRobin,
+  range,
+  sticky,
+};
+
 const version = 1;
 
-interface Subscriber {
-  readonly memberId: string;
-  readonly topics: readonly string[];
-}
-
-/** Partitions by topic, by member. Every member is listed; a topic without partitions is left out. */
-export function assignRoundRobin(
-  subscribers: readonly Subscriber[],
-  partitionsOf: (topic: string) => readonly number[],
-): Map<string, Record<string, number[]>> {
-  const members = [...subscribers].sort((a, b) => (a.memberId < b.memberId ? -1 : 1));
-  const assignment = new Map(
-    members.map(({ memberId }): [string, Record<string, number[]>] => [
-      memberId,
-      Object.create(null),
-    ]),
-  );
-  const topics = [...new Set(members.flatMap((member) => member.topics))].sort();
-  const loads = new Map(members.map(({ memberId }) => [memberId, 0]));
-  // How many partitions a member could get at all.
-  const choices = new Map(
-    members.map((member) => [
-      member.memberId,
-      member.topics.reduce((sum, topic) => sum + partitionsOf(topic).length, 0),
-    ]),
-  );
-  for (const topic of topics) {
-    const subscribed = members.filter((member) => member.topics.includes(topic));
-    for (const partition of [...partitionsOf(topic)].sort((a, b) => a - b)) {
-      const { memberId } = leastLoaded(subscribed, loads, choices);
-      const owned = assignment.get(memberId);
-      if (owned !== undefined) owned[topic] = [...(owned[topic] ?? []), partition];
-      loads.set(memberId, (loads.get(memberId) ?? 0) + 1);
-    }
-  }
-  return assignment;
-}
-
-/** In turn where all subscribe to the same; among equals, the one that fewer partitions suit. */
-function leastLoaded(
-  subscribed: readonly Subscriber[],
-  loads: ReadonlyMap<string, number>,
-  choices: ReadonlyMap<string, number>,
-): Subscriber {
-  const of = (counts: ReadonlyMap<string, number>, { memberId }: Subscriber) =>
-    counts.get(memberId) ?? 0;
-  return subscribed.reduce((least, member) => {
-    const difference =
-      of(loads, member) - of(loads, least) || of(choices, member) - of(choices, least);
-    return difference < 0 ? member : least;
-  });
-}
-
-export function createAssigner(cluster: KafkaCluster): Assigner {
+/**
+ * `owned` is what this member has at the moment, null before its first assignment. The name is of our
+ * own, so that a group with members of another kind is refused by Kafka instead of mixed.
+ */
+export function createAssigner(
+  cluster: KafkaCluster,
+  kind: PartitionAssigner = "round-robin",
+  owned: () => Ownership | null = () => null,
+): Assigner {
+  const name = `oncebox-${kind}`;
   const partitionsOf = (topic: string) => {
     return cluster.findTopicPartitionMetadata(topic).map(({ partitionId }) => partitionId);
   };
   return {
-    name: assignerName,
+    name,
     version,
     async assign({ members }: { members: GroupMember[] }) {
-      const subscribers = members.map(({ memberId, memberMetadata }) => {
-        const topics = kafkajs.AssignerProtocol.MemberMetadata.decode(memberMetadata)?.topics ?? [];
-        return { memberId, topics };
-      });
+      const subscribers = members.map(({ memberId, memberMetadata }) =>
+        subscriberOf(memberId, memberMetadata),
+      );
       // The leader knows its own topics only; a missing one is remembered without partitions.
       await cluster.addMultipleTargetTopics(subscribers.flatMap(({ topics }) => topics));
-      const assignment = assignRoundRobin(subscribers, partitionsOf);
-      return [...assignment].map(([memberId, owned]) => ({
+      const shares = strategies[kind](subscribers, partitionsOf);
+      return [...shares].map(([memberId, assignment]) => ({
         memberId,
         memberAssignment: kafkajs.AssignerProtocol.MemberAssignment.encode({
           version,
-          assignment: owned,
+          assignment,
           userData: Buffer.alloc(0),
         }),
       }));
     },
     protocol({ topics }: { topics: string[] }) {
-      return { name: assignerName, metadata: memberMetadata(topics, partitionsOf) };
+      const counts = topics.map((topic) => [topic, partitionsOf(topic).length] as const);
+      const userData = encodeUserData(counts, kind === "sticky" ? owned() : null);
+      const metadata = kafkajs.AssignerProtocol.MemberMetadata.encode({
+        version,
+        topics: [...topics],
+        userData,
+      });
+      return { name, metadata };
     },
   };
 }
 
+function subscriberOf(memberId: string, metadata: Buffer): Subscriber {
+  const { topics = [], userData } = kafkajs.AssignerProtocol.MemberMetadata.decode(metadata) ?? {};
+  const owned = userData === undefined ? null : decodeOwnership(userData);
+  return owned === null ? { memberId, topics } : { memberId, topics, owned };
+}
+
 /**
- * A member that joins again with the same metadata causes no rebalance unless it leads. The numbers
- * of partitions are part of it, so that new partitions, and a topic that is gone, reach the leader
- * also where only another member subscribes to the topic.
+ * What a member says beside its topics. A member that joins again with the same metadata causes no
+ * rebalance unless it leads: so the numbers of partitions are part of it, and new partitions, or a
+ * topic that is gone, reach the leader also where only another member subscribes to the topic.
  */
-function memberMetadata(
-  topics: readonly string[],
-  partitionsOf: (topic: string) => readonly number[],
+export function encodeUserData(
+  counts: readonly (readonly [topic: string, partitions: number])[],
+  owned: Ownership | null,
 ): Buffer {
-  const counts = topics.map((topic) => `${topic}=${partitionsOf(topic).length}`).join(",");
-  return kafkajs.AssignerProtocol.MemberMetadata.encode({
-    version,
-    topics: [...topics],
-    userData: Buffer.from(counts),
-  });
+  return Buffer.from(JSON.stringify(owned === null ? { counts } : { counts, owned }));
+}
+
+/** Null for anything that is not what `encodeUserData` writes: such a member owns nothing. */
+export function decodeOwnership(userData: Buffer): Ownership | null {
+  let owned: Partial<Ownership> | null | undefined;
+  try {
+    owned = (JSON.parse(userData.toString("utf8")) as { owned?: Partial<Ownership> | null }).owned;
+  } catch {
+    return null;
+  }
+  const { generation, partitions } = owned ?? {};
+  if (!isCount(generation) || !Array.isArray(partitions)) return null;
+  return partitions.every(isEntry) ? { generation, partitions } : null;
+}
+
+function isEntry(entry: unknown): entry is readonly [string, readonly number[]] {
+  if (!Array.isArray(entry) || entry.length !== 2) return false;
+  const [topic, partitions] = entry as unknown[];
+  return typeof topic === "string" && Array.isArray(partitions) && partitions.every(isCount);
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }

@@ -1,6 +1,6 @@
 /**
- * Every fetch of a consumer passes through here. Owns what is asked (the core's position, or nothing)
- * and what becomes of the answer: records go straight to the core, decoded and filtered by us, and
+ * Every fetch of a consumer passes through here. Owns what is asked: the core's position in the topic
+ * that it belongs to, or nothing. Records go straight to the core, decoded and filtered by us, and
  * kafkajs gets an empty answer, so that its own positions, filters and resets play no part. Never
  * keeps a record or a position.
  *
@@ -11,46 +11,74 @@
  *                                        │ yes
  *                                        ▼
  *                 each partition: records ─▶ deliver
- *                                 out of range ─▶ displaced, with the log's bounds
- *                                 other error ─▶ thrown at the end: kafkajs joins again
+ *                                 not our log ─▶ displaced, with what Kafka says of it
+ *                                 its leader moved ─▶ left out until the metadata is read again
+ *                                 other error ─▶ troubled, left out for a while
  */
 import {
   type ConsumerCallbacks,
-  type LogBounds,
+  type FetchPosition,
   OnceboxError,
   systemClock,
   type TopicPartition,
 } from "@oncebox/core";
 import {
-  checkApiVersion,
-  type FetchRequest,
-  type KafkaCluster,
-  type KafkaNode,
-  withProtocol,
-} from "./kafkajs-client.ts";
-import { isBug, kafkaCode } from "./kafkajs-errors.ts";
-import { type AbortedTransaction, decodeRecords } from "./record-batch.ts";
-import { MalformedBytesError, Reader } from "./wire.ts";
+  type AnswerContext,
+  type Asked,
+  answerKey,
+  takeAnswer,
+  troubleTopic,
+} from "./fetch-answer.ts";
+import {
+  type AskedPartition,
+  type FetchAnswer,
+  type FetchQuestion,
+  fetchRequest,
+} from "./fetch-request.ts";
+import type { FetchRequest, KafkaNode } from "./kafkajs-client.ts";
+import { isBug } from "./kafkajs-errors.ts";
+import { lookUpTopics, type TopicAnswer } from "./metadata-request.ts";
+import { ask } from "./own-request.ts";
+import { Setbacks } from "./setbacks.ts";
+import { TopicIds } from "./topic-ids.ts";
+import { MalformedBytesError } from "./wire.ts";
 
 /** What this member owns between two joins. */
 export interface Assignment {
   readonly number: number;
+  readonly partitions: readonly TopicPartition[];
   readonly has: (topic: string, partition: number) => boolean;
 }
 
-interface FetchHookOptions {
-  readonly callbacks: Pick<ConsumerCallbacks, "position" | "deliver" | "displaced" | "unreadable">;
-  /** The current one; null before the first join and when the consumer stops. */
-  readonly assignment: () => Assignment | null;
-  readonly cluster: () => KafkaCluster;
-  /** Something that must not happen: the consumer ends. */
-  readonly fail: (error: unknown) => void;
+/** The requests of the hook itself. */
+export interface FetchWire {
+  readonly fetch: (node: KafkaNode, question: FetchQuestion) => Promise<FetchAnswer>;
+  readonly topics: (
+    node: KafkaNode,
+    topics: readonly string[],
+  ) => Promise<ReadonlyMap<string, TopicAnswer>>;
 }
 
-const nothing = { responses: [] } as const;
+interface FetchHookOptions {
+  readonly callbacks: Pick<
+    ConsumerCallbacks,
+    "position" | "fetched" | "deliver" | "displaced" | "unreadable" | "troubled"
+  >;
+  /** The current one; null before the first join and when the consumer stops. */
+  readonly assignment: () => Assignment | null;
+  /** Reads topics, partitions and leaders again. */
+  readonly refreshMetadata: () => Promise<void>;
+  /** Something that must not happen: the consumer ends. */
+  readonly fail: (error: unknown) => void;
+  readonly wire?: FetchWire;
+}
 
-const fetchKey = 1;
-const fetchVersion = 11;
+const realWire: FetchWire = {
+  fetch: (node, question) => ask(node, fetchRequest(question)),
+  topics: lookUpTopics,
+};
+
+const nothing = { responses: [] } as const;
 
 /** How often positions are asked again while there is none. The core has no way to wake us. */
 const positionPollMs = 5;
@@ -62,31 +90,41 @@ const partialWaitMs = 25;
 
 export class FetchHook {
   readonly #options: FetchHookOptions;
+  readonly #wire: FetchWire;
+  readonly #topicIds: TopicIds;
+  readonly #lookErrors = new Map<KafkaNode, unknown>();
+  #setbacks = new Setbacks();
+  #seen: Assignment | null = null;
+  #refreshing = false;
   #turn = 0;
 
   constructor(options: FetchHookOptions) {
     this.#options = options;
+    this.#wire = options.wire ?? realWire;
+    this.#topicIds = new TopicIds({
+      look: this.#wire.topics,
+      settled: (topic, topicId) => this.#guarded(() => this.#displaceAll(topic, topicId)),
+      refused: (topic, code) => this.#guarded(() => troubleTopic(this.#context(), topic, code)),
+      failed: (node, error) => this.#lookErrors.set(node, error),
+    });
   }
 
   /** Takes the place of kafkajs' `broker.fetch`. Throws only what kafkajs knows how to treat. */
-  async fetch(
-    node: KafkaNode,
-    request: FetchRequest,
-    send: (node: KafkaNode, request: FetchRequest) => Promise<unknown>,
-  ): Promise<{ responses: readonly never[] }> {
+  async fetch(node: KafkaNode, request: FetchRequest): Promise<{ responses: readonly never[] }> {
     let phase: "asking" | "sending" | "taking" = "asking";
     try {
-      const assignment = this.#options.assignment();
-      const plan = assignment === null ? null : await this.#waitForPlan(assignment, request);
+      const assignment = this.#current();
+      const plan = assignment === null ? null : await this.#waitForPlan(node, assignment, request);
       if (assignment === null || plan === null) {
+        phase = "sending";
+        this.#throwLookError(node);
         await pause(assignment === null ? request.maxWaitTime : 0);
         return nothing;
       }
       phase = "sending";
-      const answer = (await send(withOwnDecoding(node), plan.request)) as FetchAnswer;
+      const answer = await this.#wire.fetch(node, plan.question);
       phase = "taking";
-      const failed = await this.#take(node, assignment, plan.positions, answer);
-      if (failed !== null) await answer.raise(failed);
+      await takeAnswer(this.#context(), node, assignment, plan.asked, answer);
     } catch (error) {
       // Kafka's and the network's errors are kafkajs' to recover from. Bytes that do not decode and
       // bugs would come again for ever.
@@ -98,123 +136,141 @@ export class FetchHook {
     return nothing;
   }
 
-  async #waitForPlan(assignment: Assignment, request: FetchRequest): Promise<Plan | null> {
+  /** A node says that a topic does not exist. kafkajs forgets its partitions, we ask again. */
+  topicMissing(topic: string, node: KafkaNode): void {
+    const owned = this.#current()?.partitions.some((at) => at.topic === topic) ?? false;
+    if (owned) this.#topicIds.contradicted(topic, null, node);
+  }
+
+  close(): void {
+    this.#topicIds.close();
+  }
+
+  /** What one assignment was left out for does not count in the next. */
+  #current(): Assignment | null {
+    const assignment = this.#options.assignment();
+    if (assignment !== this.#seen) {
+      this.#seen = assignment;
+      this.#setbacks = new Setbacks();
+    }
+    return assignment;
+  }
+
+  #context(): AnswerContext {
+    return {
+      callbacks: this.#options.callbacks,
+      assignment: () => this.#current(),
+      topicIds: this.#topicIds,
+      setbacks: this.#setbacks,
+      refresh: () => this.#refresh(),
+    };
+  }
+
+  async #waitForPlan(
+    node: KafkaNode,
+    assignment: Assignment,
+    request: FetchRequest,
+  ): Promise<Plan | null> {
     const until = systemClock.now() + request.maxWaitTime;
     for (;;) {
-      if (this.#options.assignment() !== assignment) return null;
-      const plan = this.#plan(assignment, request);
-      if (plan.positions.size > 0) return plan;
-      if (systemClock.now() >= until) return null;
+      if (this.#current() !== assignment) return null;
+      const plan = this.#plan(node, assignment, request);
+      if (plan.asked.size > 0) {
+        this.#lookErrors.delete(node);
+        return plan;
+      }
+      if (this.#lookErrors.has(node) || systemClock.now() >= until) return null;
       await systemClock.sleep(positionPollMs);
     }
   }
 
-  #plan(assignment: Assignment, request: FetchRequest): Plan {
-    const positions = new Map<string, bigint>();
-    let leftOut = false;
+  #plan(node: KafkaNode, assignment: Assignment, request: FetchRequest): Plan {
+    const asked = new Map<string, Asked>();
+    const partitions: AskedPartition[] = [];
+    const now = systemClock.now();
+    let maxWaitMs = request.maxWaitTime;
+    const all = request.topics.flatMap(({ topic, partitions: entries }) =>
+      entries.map(({ partition, maxBytes }) => ({ at: { topic, partition }, maxBytes })),
+    );
     // Kafka gives an oversized batch only to the first partition that has something: each gets its
     // turn to be the first.
     this.#turn += 1;
-    const topics = rotated(request.topics, this.#turn).map(({ topic, partitions }) => {
-      const asked = [];
-      for (const entry of rotated(partitions, this.#turn)) {
-        const at = { topic, partition: entry.partition };
-        const owned = assignment.has(topic, entry.partition);
-        const position = owned ? this.#options.callbacks.position(at) : null;
-        if (position === null) {
-          leftOut = true;
-          continue;
-        }
-        positions.set(keyOf(at), position);
-        asked.push({ ...entry, fetchOffset: position.toString() });
+    for (const { at, maxBytes } of rotated(all, this.#turn)) {
+      const waitMs = assignment.has(at.topic, at.partition) ? this.#setbacks.left(at, now) : 0;
+      const position = waitMs > 0 ? null : this.#positionOf(assignment, at);
+      const topicId =
+        position === null ? null : this.#topicIds.idFor(at.topic, position.topicId, node);
+      if (position === null || topicId === null) {
+        maxWaitMs = Math.min(maxWaitMs, Math.max(partialWaitMs, Math.ceil(waitMs)));
+        continue;
       }
-      return { topic, partitions: asked };
-    });
-    const maxWaitTime = leftOut
-      ? Math.min(request.maxWaitTime, partialWaitMs)
-      : request.maxWaitTime;
-    const kept = topics.filter(({ partitions }) => partitions.length > 0);
-    return { positions, request: { ...request, maxWaitTime, topics: kept } };
+      const { offset, leaderEpoch } = position;
+      asked.set(answerKey(topicId, at.partition), { at, position, topicId });
+      partitions.push({
+        topicId,
+        partition: at.partition,
+        offset,
+        leaderEpoch,
+        bytesMax: maxBytes,
+      });
+    }
+    const { minBytes = 1, maxBytes: bytesMax } = request;
+    return { asked, question: { maxWaitMs, minBytes, bytesMax, partitions } };
   }
 
-  /** Hands over what arrived; returns a partition whose error is for kafkajs to treat, if any. */
-  async #take(
-    node: KafkaNode,
-    assignment: Assignment,
-    positions: ReadonlyMap<string, bigint>,
-    answer: FetchAnswer,
-  ): Promise<FetchedPartition | null> {
-    let failed: FetchedPartition | null = null;
-    const outside: FetchedPartition[] = [];
-    for (const fetched of answer.partitions) {
-      const asked = positions.get(keyOf(fetched));
-      if (asked === undefined) continue;
-      if (fetched.errorCode === kafkaCode.offsetOutOfRange) outside.push(fetched);
-      else if (fetched.errorCode !== kafkaCode.none) failed ??= fetched;
-      else {
-        const decoded = await this.#decoded(assignment, fetched, asked);
-        if (decoded === null) continue;
-        const { records, endOffset } = decoded;
-        // Decoding waits where records are compressed, and a join may have come in between.
-        if (this.#options.assignment() !== assignment) return failed;
-        if (endOffset === null || endOffset <= asked) continue;
-        this.#options.callbacks.deliver({
-          topic: fetched.topic,
-          partition: fetched.partition,
-          assignment: assignment.number,
-          fetchedOffset: asked,
-          endOffset,
-          records,
-          logEnd: fetched.highWatermark,
-        });
-      }
-    }
-    for (const at of outside) await this.#displace(node, assignment, at, positions);
-    if (failed?.errorCode === kafkaCode.unknownTopicOrPartition) {
-      await this.#reportIfGone(assignment, failed, positions);
-    }
-    return failed;
+  #positionOf(assignment: Assignment, at: TopicPartition): FetchPosition | null {
+    return assignment.has(at.topic, at.partition) ? this.#options.callbacks.position(at) : null;
   }
 
-  /** Null where the bytes do not decode: they never will, and the other partitions can go on. */
-  async #decoded(assignment: Assignment, fetched: FetchedPartition, asked: bigint) {
+  /** Of a topic that is certainly another one now, or gone: every position that means the old one. */
+  #displaceAll(topic: string, topicId: string | null): void {
+    const assignment = this.#current();
+    for (const at of assignment?.partitions ?? []) {
+      if (at.topic !== topic || this.#current() !== assignment) continue;
+      const position = this.#options.callbacks.position(at);
+      if (position === null) continue;
+      const { displaced } = this.#options.callbacks;
+      if (topicId === null) displaced(at, position.offset, { kind: "topic-missing" });
+      else if (position.topicId !== null && position.topicId !== topicId) {
+        displaced(at, position.offset, { kind: "topic-recreated", topicId });
+      }
+    }
+    if (topicId !== null) this.#refresh();
+  }
+
+  /** One at a time, and not waited for: the other partitions go on. */
+  #refresh(): void {
+    if (this.#refreshing) return;
+    this.#refreshing = true;
+    this.#options
+      .refreshMetadata()
+      // Whatever is wrong shows at the next fetch as well, where kafkajs recovers from it.
+      .catch(() => undefined)
+      .finally(() => {
+        this.#refreshing = false;
+      });
+  }
+
+  #throwLookError(node: KafkaNode): void {
+    if (!this.#lookErrors.has(node)) return;
+    const error = this.#lookErrors.get(node);
+    this.#lookErrors.delete(node);
+    throw error;
+  }
+
+  /** For what runs outside of a fetch. */
+  #guarded(work: () => void): void {
     try {
-      return await decodeRecords(fetched.bytes, asked, fetched.aborted);
+      work();
     } catch (error) {
-      const { topic, partition } = fetched;
-      const cause = error instanceof Error ? error : new Error(`its codec failed: ${error}`);
-      if (this.#options.assignment() === assignment) {
-        this.#options.callbacks.unreadable({ topic, partition }, asked, cause);
-      }
-      return null;
+      this.#options.fail(error);
     }
   }
+}
 
-  async #displace(
-    node: KafkaNode,
-    assignment: Assignment,
-    at: TopicPartition,
-    positions: ReadonlyMap<string, bigint>,
-  ): Promise<void> {
-    const asked = positions.get(keyOf(at)) as bigint;
-    const bounds = await boundsOf(node, at);
-    if (this.#options.assignment() !== assignment) return;
-    this.#options.callbacks.displaced({ topic: at.topic, partition: at.partition }, asked, bounds);
-  }
-
-  /** A topic that was deleted: reported, while the others go on. A new one may not be known yet. */
-  async #reportIfGone(
-    assignment: Assignment,
-    at: TopicPartition,
-    positions: ReadonlyMap<string, bigint>,
-  ): Promise<void> {
-    const cluster = this.#options.cluster();
-    await cluster.refreshMetadata();
-    if (cluster.findTopicPartitionMetadata(at.topic).length > 0) return;
-    if (this.#options.assignment() !== assignment) return;
-    const asked = positions.get(keyOf(at)) as bigint;
-    this.#options.callbacks.displaced({ topic: at.topic, partition: at.partition }, asked, null);
-  }
+interface Plan {
+  readonly question: FetchQuestion;
+  readonly asked: ReadonlyMap<string, Asked>;
 }
 
 function rotated<T>(list: readonly T[], turn: number): readonly T[] {
@@ -222,122 +278,8 @@ function rotated<T>(list: readonly T[], turn: number): readonly T[] {
   return [...list.slice(at), ...list.slice(0, at)];
 }
 
-interface Plan {
-  readonly request: FetchRequest;
-  readonly positions: ReadonlyMap<string, bigint>;
-}
-
-interface FetchedPartition extends TopicPartition {
-  readonly errorCode: number;
-  readonly highWatermark: bigint;
-  readonly lastStableOffset: bigint;
-  readonly logStart: bigint;
-  readonly aborted: readonly AbortedTransaction[];
-  readonly bytes: Buffer;
-}
-
-interface FetchAnswer {
-  readonly throttleMs: number;
-  readonly partitions: readonly FetchedPartition[];
-  /** Throws kafkajs' own error for a partition, by its own translation. */
-  readonly raise: (failed: FetchedPartition) => Promise<unknown>;
-}
-
-/**
- * kafkajs' decoding throws away everything when one partition has an error, drops batches without
- * records (and then stands still before them), and loses the order of headers.
- */
-function withOwnDecoding(node: KafkaNode): KafkaNode {
-  return withProtocol(node, fetchKey, (call) => {
-    checkApiVersion(call, fetchVersion, "2.3");
-    return {
-      ...call,
-      response: {
-        decode: async (bytes) => {
-          const answer = decodeFetch(bytes);
-          // The name under which kafkajs looks for it (KIP-219).
-          return { ...answer, clientSideThrottleTime: answer.throttleMs };
-        },
-        parse: async (answer: Omit<FetchAnswer, "raise">): Promise<FetchAnswer> => ({
-          ...answer,
-          raise: (failed) => call.response.parse(asKafkajs(failed)),
-        }),
-      },
-    };
-  });
-}
-
-function asKafkajs({ topic, partition, errorCode }: FetchedPartition): never {
-  return { responses: [{ topicName: topic, partitions: [{ partition, errorCode }] }] } as never;
-}
-
-/** The answer to a Fetch of version 11. */
-function decodeFetch(bytes: Buffer): Omit<FetchAnswer, "raise"> {
-  const reader = new Reader(bytes);
-  const throttleMs = reader.int32();
-  reader.int16(); // an error of the fetch session; there is none, as kafkajs uses no sessions
-  reader.int32();
-  const topics = reader.list(() => {
-    const topic = reader.string();
-    return reader.list(() => decodePartition(reader, topic));
-  });
-  return { throttleMs, partitions: topics.flat() };
-}
-
-function decodePartition(reader: Reader, topic: string): FetchedPartition {
-  const partition = reader.int32();
-  const errorCode = reader.int16();
-  const highWatermark = reader.int64();
-  const lastStableOffset = reader.int64();
-  const logStart = reader.int64();
-  const aborted = reader.list(() => ({
-    producerId: reader.int64(),
-    firstOffset: reader.int64(),
-  }));
-  reader.int32(); // preferred read replica: only with a rack
-  const size = reader.int32();
-  // Records keep a view of these bytes: a copy, so that one partition's do not hold the whole answer.
-  const body = size > 0 ? Buffer.from(reader.take(size)) : Buffer.alloc(0);
-  return {
-    topic,
-    partition,
-    errorCode,
-    highWatermark,
-    lastStableOffset,
-    logStart,
-    aborted,
-    bytes: body,
-  };
-}
-
-const earliest = -2;
-const latest = -1;
-
-/** Null where Kafka does not say: the report matters more than its numbers. */
-async function boundsOf(node: KafkaNode, at: TopicPartition): Promise<LogBounds | null> {
-  const offset = async (timestamp: number): Promise<bigint> => {
-    const { responses } = await node.listOffsets({
-      // Uncommitted included: the end of the log, not the last stable offset.
-      isolationLevel: 0,
-      topics: [{ topic: at.topic, partitions: [{ partition: at.partition, timestamp }] }],
-    });
-    const listed = responses[0]?.partitions[0]?.offset;
-    if (listed === undefined) throw new Error("no offset was listed");
-    return BigInt(listed);
-  };
-  try {
-    return { start: await offset(earliest), end: await offset(latest) };
-  } catch {
-    return null;
-  }
-}
-
-function keyOf({ topic, partition }: TopicPartition): string {
-  return `${topic}/${partition}`;
-}
-
 function isOfKafkajs(error: unknown): boolean {
-  const name = (error as { name?: unknown }).name;
+  const name = (error as { name?: unknown } | null)?.name;
   return typeof name === "string" && name.startsWith("KafkaJS");
 }
 

@@ -1,2 +1,2 @@
 export { kafkajsBroker } from "./kafkajs-broker.ts";
-export type { KafkajsBrokerConfig } from "./kafkajs-options.ts";
+export type { KafkajsBrokerConfig, PartitionAssigner } from "./kafkajs-options.ts";

@@ -41,15 +41,16 @@ export interface ProtocolCall {
   };
 }
 
-type Protocol = (args: unknown) => ProtocolCall;
+export type Protocol = (args: unknown) => ProtocolCall;
 
 export interface FetchRequest {
   readonly maxWaitTime: number;
+  readonly minBytes?: number;
+  readonly maxBytes: number;
   readonly topics: readonly {
     readonly topic: string;
     readonly partitions: readonly {
       readonly partition: number;
-      readonly fetchOffset: string;
       readonly maxBytes: number;
     }[];
   }[];
@@ -75,6 +76,21 @@ interface OffsetCommit {
   }[];
 }
 
+interface FetchedOffsets {
+  readonly responses: readonly {
+    readonly topic: string;
+    readonly partitions: readonly {
+      readonly partition: number;
+      readonly offset: string;
+      readonly metadata: string | null;
+    }[];
+  }[];
+}
+
+interface DescribedGroups {
+  readonly groups: readonly { readonly groupId: string; readonly members: readonly unknown[] }[];
+}
+
 interface ListedOffsets {
   readonly responses: readonly {
     readonly topic: string;
@@ -95,11 +111,17 @@ export interface KafkaNode {
     topicData: readonly never[];
   }) => Promise<unknown>;
   readonly offsetCommit: (request: OffsetCommit) => Promise<unknown>;
+  /** Without topics: those of all that the group has committed. */
+  readonly offsetFetch: (request: {
+    groupId: string;
+    topics: readonly never[];
+  }) => Promise<FetchedOffsets>;
+  readonly describeGroups: (request: { groupIds: readonly string[] }) => Promise<DescribedGroups>;
   readonly listOffsets: (request: {
     isolationLevel: number;
     topics: readonly {
       topic: string;
-      partitions: readonly { partition: number; timestamp: number }[];
+      partitions: readonly { partition: number; timestamp: number | string }[];
     }[];
   }) => Promise<ListedOffsets>;
 }
@@ -128,8 +150,9 @@ interface ClientHooks {
   readonly fetch?: (
     node: KafkaNode,
     request: FetchRequest,
-    send: (node: KafkaNode, request: FetchRequest) => Promise<unknown>,
   ) => Promise<{ responses: readonly never[] }>;
+  /** A node says of a topic that was asked for that there is none. */
+  readonly topicMissing?: (topic: string, node: KafkaNode) => void;
   readonly joined?: (node: KafkaNode, member: Membership) => void;
 }
 
@@ -212,13 +235,15 @@ function watchNodes(
   cluster.brokerPool.createBroker = (options) => {
     const node = create.call(cluster.brokerPool, options);
     const { metadata, fetch, joinGroup } = node;
+    const missing = (topic: string) => hooks.topicMissing?.(topic, node);
     if ([metadata, fetch, joinGroup, node.produce].some((door) => typeof door !== "function")) {
       throw clientUnsupported("kafkajs' broker lacks a request that Oncebox checks");
     }
-    node.metadata = (topics) => metadata.call(withoutTopicErrors(node, topicErrors), topics);
+    node.metadata = (topics) =>
+      metadata.call(withoutTopicErrors(node, topicErrors, missing), topics);
     const onFetch = hooks.fetch;
     if (onFetch !== undefined) {
-      node.fetch = (request) => onFetch(node, request, (via, asked) => fetch.call(via, asked));
+      node.fetch = (request) => onFetch(node, request);
     }
     node.joinGroup = async (request) => {
       const answer = await joinGroup.call(node, request);
@@ -237,7 +262,11 @@ const metadataKey = 3;
  * a deleted topic would stop all others for ever. Here such a topic has no partitions, and its error
  * is kept aside.
  */
-function withoutTopicErrors(node: KafkaNode, topicErrors: Map<string, number>): KafkaNode {
+function withoutTopicErrors(
+  node: KafkaNode,
+  topicErrors: Map<string, number>,
+  missing: (topic: string) => void,
+): KafkaNode {
   return withProtocol(node, metadataKey, (call) => ({
     ...call,
     response: {
@@ -246,6 +275,7 @@ function withoutTopicErrors(node: KafkaNode, topicErrors: Map<string, number>): 
         const topicMetadata = answer.topicMetadata.map((topic) => {
           if (topic.topicErrorCode === kafkaCode.none) topicErrors.delete(topic.topic);
           else topicErrors.set(topic.topic, topic.topicErrorCode);
+          if (topic.topicErrorCode === kafkaCode.unknownTopicOrPartition) missing(topic.topic);
           return topic.topicErrorCode === kafkaCode.none
             ? topic
             : { ...topic, partitionMetadata: [] };

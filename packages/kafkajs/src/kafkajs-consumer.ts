@@ -21,6 +21,7 @@ import {
 } from "@oncebox/core";
 import type { Consumer } from "kafkajs";
 import { createAssigner } from "./assigner.ts";
+import type { Ownership } from "./assignment-strategies.ts";
 import { type Assignment, FetchHook } from "./fetch-hook.ts";
 import {
   connectTo,
@@ -86,10 +87,13 @@ class KafkajsConsumer {
   readonly #options: Subscription;
   readonly #callbacks: ConsumerCallbacks;
   readonly #client: KafkajsClient;
+  readonly #hook: FetchHook;
   #joins = 0;
   #assignment: Assignment | null = null;
   #joining: (Membership & { readonly node: KafkaNode }) | null = null;
   #member: Member | null = null;
+  /** What the sticky assigner tells the group at the next join. */
+  #owned: Ownership | null = null;
   #running: Promise<unknown> = Promise.resolve();
   #stopping = false;
   #failed = false;
@@ -98,16 +102,17 @@ class KafkajsConsumer {
   constructor(settings: KafkajsSettings, options: Subscription, callbacks: ConsumerCallbacks) {
     this.#options = options;
     this.#callbacks = callbacks;
-    const hook = new FetchHook({
+    this.#hook = new FetchHook({
       callbacks,
       assignment: () => (this.#ended ? null : this.#assignment),
-      cluster: () => this.#client.cluster,
+      refreshMetadata: () => this.#client.cluster.refreshMetadata(),
       fail: (error) => this.#fail(error),
     });
     const config = consumerConfig(settings, options.groupId, () => !this.#ended);
     this.#client = openClient(settings, config, {
-      assigner: createAssigner,
-      fetch: (node, request, send) => hook.fetch(node, request, send),
+      assigner: (cluster) => createAssigner(cluster, settings.partitionAssigner, () => this.#owned),
+      fetch: (node, request) => this.#hook.fetch(node, request),
+      topicMissing: (topic, node) => this.#hook.topicMissing(topic, node),
       joined: (node, member) => {
         this.#joining = { ...member, node };
       },
@@ -188,9 +193,14 @@ class KafkajsConsumer {
     this.#joins += 1;
     this.#assignment = {
       number: this.#joins,
+      partitions,
       has: (topic, partition) => keys.has(`${topic}/${partition}`),
     };
     this.#member = { ...this.#joining };
+    this.#owned = {
+      generation: this.#joining.generationId,
+      partitions: Object.entries(owned),
+    };
     // kafkajs would look up committed offsets first, and resolve missing ones. It needs none: the
     // hook writes each position. Any number that is not negative keeps it from asking.
     for (const { topic, partition } of partitions) {
@@ -221,6 +231,7 @@ class KafkajsConsumer {
   #fail(error: unknown): void {
     if (this.#ended) return;
     this.#failed = true;
+    this.#hook.close();
     const bug = isBug(error) && error instanceof Error;
     this.#callbacks.failed(bug ? error : toOnceboxError(error, "the consumer"));
     this.#client.consumer.disconnect().catch(() => undefined);
@@ -264,6 +275,7 @@ class KafkajsConsumer {
 
   async stop(deadlineMs: number): Promise<void> {
     this.#stopping = true;
+    this.#hook.close();
     const { consumer } = this.#client;
     const left = (async () => {
       await consumer.disconnect();

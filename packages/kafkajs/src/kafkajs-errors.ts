@@ -3,6 +3,7 @@
  * hold a password.
  */
 import { BrokerError, ConfigurationError, type ErrorCode, OnceboxError } from "@oncebox/core";
+import kafkajs from "kafkajs";
 import { CodecMissingError } from "./record-batch.ts";
 
 /** Kafka's protocol error codes that we act on. */
@@ -14,10 +15,16 @@ export const kafkaCode = {
   leaderNotAvailable: 5,
   notLeader: 6,
   messageTooLarge: 10,
+  replicaNotAvailable: 9,
   invalidTopic: 17,
   recordListTooLarge: 18,
   topicAuthorizationFailed: 29,
+  fencedLeaderEpoch: 74,
+  unknownLeaderEpoch: 75,
+  offsetNotAvailable: 78,
   invalidRecord: 87,
+  unknownTopicId: 100,
+  inconsistentTopicId: 103,
 } as const;
 
 /** What a code means for the records it was given for. */
@@ -44,6 +51,31 @@ export function produceVerdict(code: number): ProduceVerdict {
   return "unknown";
 }
 
+/** What a code means for the partition that was fetched. */
+type FetchVerdict = "fetched" | "outside" | "other-topic" | "moving" | "trouble";
+
+const otherTopicCodes: ReadonlySet<number> = new Set([
+  kafkaCode.unknownTopicOrPartition,
+  kafkaCode.unknownTopicId,
+  kafkaCode.inconsistentTopicId,
+]);
+const movingCodes: ReadonlySet<number> = new Set([
+  kafkaCode.leaderNotAvailable,
+  kafkaCode.notLeader,
+  kafkaCode.replicaNotAvailable,
+  kafkaCode.fencedLeaderEpoch,
+  kafkaCode.unknownLeaderEpoch,
+  kafkaCode.offsetNotAvailable,
+]);
+
+/** Whatever is not known to pass by itself is trouble, of this partition alone. */
+export function fetchVerdict(code: number): FetchVerdict {
+  if (code === kafkaCode.none) return "fetched";
+  if (code === kafkaCode.offsetOutOfRange) return "outside";
+  if (otherTopicCodes.has(code)) return "other-topic";
+  return movingCodes.has(code) ? "moving" : "trouble";
+}
+
 /** Names of the codes that turn up in messages; the rest is shown by number. */
 const codeNames = new Map<number, string>([
   [-1, "UNKNOWN_SERVER_ERROR"],
@@ -61,7 +93,13 @@ const codeNames = new Map<number, string>([
   [20, "NOT_ENOUGH_REPLICAS_AFTER_APPEND"],
   [29, "TOPIC_AUTHORIZATION_FAILED"],
   [56, "KAFKA_STORAGE_ERROR"],
+  [74, "FENCED_LEADER_EPOCH"],
+  [75, "UNKNOWN_LEADER_EPOCH"],
+  [76, "UNSUPPORTED_COMPRESSION_TYPE"],
+  [78, "OFFSET_NOT_AVAILABLE"],
   [87, "INVALID_RECORD"],
+  [100, "UNKNOWN_TOPIC_ID"],
+  [103, "INCONSISTENT_TOPIC_ID"],
 ]);
 
 export function codeName(code: number): string {
@@ -75,6 +113,15 @@ export function errorOfCode(code: number, topic: string, partition: number): Bro
     refused ? "broker-refused" : "broker-unavailable",
     `Kafka answered ${codeName(code)} for ${topic}/${partition}`,
     { retryable: !refused, details: { topic, partition, kafkaCode: code } },
+  );
+}
+
+/** An answer that is an error as a whole, in the form in which kafkajs recovers from it. */
+export function requestFailed(apiName: string, code: number): Error {
+  const type = codeName(code);
+  const message = `Kafka answered ${type} to ${apiName}`;
+  return new kafkajs.KafkaJSProtocolError(
+    Object.assign(new Error(message), { type, code, retriable: true }),
   );
 }
 
@@ -169,5 +216,5 @@ export function toOnceboxError(error: unknown, what: string): OnceboxError {
 
 function advice(type: string | null): string {
   if (type !== "INCONSISTENT_GROUP_PROTOCOL") return "";
-  return " (the group has members that are not Oncebox consumers; give this consumer a group of its own)";
+  return " (the group has members that are not Oncebox consumers, or that have another partitionAssigner; give this consumer a group of its own, or stop all members before changing the assigner)";
 }

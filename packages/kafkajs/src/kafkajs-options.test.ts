@@ -25,6 +25,7 @@ it("fills in the defaults and passes kafkajs' own settings on", () => {
     heartbeatIntervalMs: 3_000,
     maxWaitMs: 250,
     metadataMaxAgeMs: 15_000,
+    partitionAssigner: "round-robin",
   });
 });
 
@@ -43,10 +44,30 @@ it("refuses contradictions", () => {
     sessionTimeoutMs: 6_000,
     heartbeatIntervalMs: 3_000,
     maxWaitMs: 5_000,
+    rebalanceTimeoutMs: 23_999,
+    metadataMaxAgeMs: 4_999,
     fetchBytesMax: 10,
     fetchBytesPerPartitionMax: 11,
   });
-  expect(message).toMatch(/heartbeatIntervalMs.*maxWaitMs.*fetchBytesPerPartitionMax/);
+  expect(message).toMatch(
+    /heartbeatIntervalMs.*; maxWaitMs.*; rebalanceTimeoutMs.*\(24000\).*; metadataMaxAgeMs.*; fetchBytesPerPartitionMax/,
+  );
+  expect(problems({ brokers, partitionAssigner: "random" })).toContain("partitionAssigner");
+});
+
+it("takes what just fits", () => {
+  const fitting = {
+    brokers,
+    sessionTimeoutMs: 3_000,
+    heartbeatIntervalMs: 1_000,
+    maxWaitMs: 999,
+    rebalanceTimeoutMs: 5_997,
+    metadataMaxAgeMs: 999,
+    fetchBytesMax: 10,
+    fetchBytesPerPartitionMax: 10,
+    partitionAssigner: "sticky",
+  };
+  expect(problems(fitting)).toBe("");
 });
 
 it("never shows what may be secret", () => {

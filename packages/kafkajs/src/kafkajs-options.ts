@@ -4,10 +4,13 @@ import {
   ConfigurationError,
   checkOptions,
   integer,
+  oneOf,
   optional,
   type Rule,
 } from "@oncebox/core";
 import type { KafkaConfig } from "kafkajs";
+
+export type PartitionAssigner = "round-robin" | "range" | "sticky";
 
 /**
  * kafkajs' own connection settings (`retry` excepted: when to try again is decided by the core) and
@@ -28,31 +31,45 @@ export interface KafkajsBrokerConfig extends Omit<KafkaConfig, "retry"> {
   readonly heartbeatIntervalMs?: number;
   /**
    * How long the group waits for its members to come back in a rebalance, in milliseconds. Shorter:
-   * a stuck member holds up the others less; longer: a slow one keeps its place.
+   * a stuck member holds up the others less; longer: a slow one keeps its place. At least three times
+   * `heartbeatIntervalMs` and `maxWaitMs` together, or live members lose their places; below
+   * `sessionTimeoutMs` a pause of the process costs more during a rebalance than at other times.
    * @defaultValue 60000
    */
   readonly rebalanceTimeoutMs?: number;
   /**
+   * How the group's leader shares out partitions, always honouring each member's own topics.
+   * `"round-robin"`: even over all topics, but a join or leave moves many partitions. `"range"`:
+   * neighbouring partitions of each topic together, so that partitions of equal number, of topics
+   * with equally many, meet in one member; less even over many topics. `"sticky"`: even, and moves as
+   * few partitions as possible; members send what they own with each join. All members of a group need
+   * the same: to change it, stop them all first.
+   * @defaultValue "round-robin"
+   */
+  readonly partitionAssigner?: PartitionAssigner;
+  /**
    * How long the broker may hold a fetch while there is nothing new, in milliseconds. Shorter: more
-   * requests when idle; longer: stopping takes longer. Messages never wait for it.
+   * requests when idle; longer: stopping takes longer, and heartbeats are sent between fetches: less
+   * than `heartbeatIntervalMs`. Messages never wait for it.
    * @defaultValue 250
    */
   readonly maxWaitMs?: number;
   /**
    * Most bytes one fetch returns over all partitions of a broker. Larger: fewer requests on a
-   * backlog; smaller: less memory.
+   * backlog; smaller: less memory, as each broker's answer is held at once.
    * @defaultValue 10485760
    */
   readonly fetchBytesMax?: number;
   /**
    * Most bytes one fetch returns of one partition; a larger record is still returned, alone. Larger:
-   * fewer requests; smaller: partitions share a fetch more evenly.
+   * fewer requests; smaller: partitions share a fetch more evenly. At most `fetchBytesMax`.
    * @defaultValue 1048576
    */
   readonly fetchBytesPerPartitionMax?: number;
   /**
    * Age at which the list of topics, partitions and leaders is read again, in milliseconds: how late
-   * new partitions are noticed. Shorter: sooner; longer: fewer requests.
+   * new partitions are noticed. Shorter: sooner; longer: fewer requests. At least `maxWaitMs`, or it
+   * would be read before every fetch. A leader that moves is noticed at once, whatever the age.
    * @defaultValue 15000
    */
   readonly metadataMaxAgeMs?: number;
@@ -71,6 +88,7 @@ export interface KafkajsSettings {
   readonly sessionTimeoutMs: number;
   readonly heartbeatIntervalMs: number;
   readonly rebalanceTimeoutMs: number;
+  readonly partitionAssigner: PartitionAssigner;
   readonly maxWaitMs: number;
   readonly fetchBytesMax: number;
   readonly fetchBytesPerPartitionMax: number;
@@ -82,6 +100,7 @@ const defaults = {
   sessionTimeoutMs: 30_000,
   heartbeatIntervalMs: 3_000,
   rebalanceTimeoutMs: 60_000,
+  partitionAssigner: "round-robin",
   maxWaitMs: 250,
   fetchBytesMax: 10 * 1024 * 1024,
   fetchBytesPerPartitionMax: 1024 * 1024,
@@ -130,6 +149,7 @@ const rules: Readonly<Record<string, Rule>> = {
   sessionTimeoutMs: integer(100, day),
   heartbeatIntervalMs: integer(10, day),
   rebalanceTimeoutMs: integer(100, day),
+  partitionAssigner: oneOf("round-robin", "range", "sticky"),
   maxWaitMs: integer(1, 60_000),
   fetchBytesMax: integer(1, 2 ** 31 - 1),
   fetchBytesPerPartitionMax: integer(1, 2 ** 31 - 1),
@@ -146,6 +166,7 @@ export function kafkajsSettings(config: KafkajsBrokerConfig): KafkajsSettings {
     sessionTimeoutMs = defaults.sessionTimeoutMs,
     heartbeatIntervalMs = defaults.heartbeatIntervalMs,
     rebalanceTimeoutMs = defaults.rebalanceTimeoutMs,
+    partitionAssigner = defaults.partitionAssigner,
     maxWaitMs = defaults.maxWaitMs,
     fetchBytesMax = defaults.fetchBytesMax,
     fetchBytesPerPartitionMax = defaults.fetchBytesPerPartitionMax,
@@ -158,6 +179,7 @@ export function kafkajsSettings(config: KafkajsBrokerConfig): KafkajsSettings {
     sessionTimeoutMs,
     heartbeatIntervalMs,
     rebalanceTimeoutMs,
+    partitionAssigner,
     maxWaitMs,
     fetchBytesMax,
     fetchBytesPerPartitionMax,
@@ -171,15 +193,28 @@ export function kafkajsSettings(config: KafkajsBrokerConfig): KafkajsSettings {
 function refuseContradictions(settings: KafkajsSettings): void {
   const problems: string[] = [];
   const { sessionTimeoutMs, heartbeatIntervalMs, maxWaitMs } = settings;
+  const { rebalanceTimeoutMs, metadataMaxAgeMs } = settings;
   if (heartbeatIntervalMs * 3 > sessionTimeoutMs) {
     problems.push(
       `heartbeatIntervalMs (${heartbeatIntervalMs}) must be at most a third of sessionTimeoutMs (${sessionTimeoutMs}), or one lost heartbeat costs the partitions`,
     );
   }
   // kafkajs sends heartbeats between fetches only.
-  if (maxWaitMs > heartbeatIntervalMs) {
+  if (maxWaitMs >= heartbeatIntervalMs) {
     problems.push(
-      `maxWaitMs (${maxWaitMs}) must not exceed heartbeatIntervalMs (${heartbeatIntervalMs}): heartbeats are sent between fetches`,
+      `maxWaitMs (${maxWaitMs}) must be less than heartbeatIntervalMs (${heartbeatIntervalMs}): heartbeats are sent between fetches`,
+    );
+  }
+  // A heartbeat tells a member of the rebalance; the session holds for three, one may be lost.
+  const noticedMs = 3 * (heartbeatIntervalMs + maxWaitMs);
+  if (rebalanceTimeoutMs < noticedMs) {
+    problems.push(
+      `rebalanceTimeoutMs (${rebalanceTimeoutMs}) must be at least three times heartbeatIntervalMs and maxWaitMs together (${noticedMs}): members learn of a rebalance by their heartbeats`,
+    );
+  }
+  if (metadataMaxAgeMs < maxWaitMs) {
+    problems.push(
+      `metadataMaxAgeMs (${metadataMaxAgeMs}) must be at least maxWaitMs (${maxWaitMs}), or each fetch reads the metadata first`,
     );
   }
   if (settings.fetchBytesPerPartitionMax > settings.fetchBytesMax) {

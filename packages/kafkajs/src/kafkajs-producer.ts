@@ -40,7 +40,11 @@ const retry = {
 
 /** A client for metadata and sending. It is never run, so it joins no group. */
 export function openQuietClient(settings: KafkajsSettings): KafkajsClient {
-  return openClient(settings, { groupId: "none", retry }, { assigner: createAssigner });
+  return openClient(
+    settings,
+    { groupId: "none", retry },
+    { assigner: (cluster) => createAssigner(cluster) },
+  );
 }
 
 export function createProducer(settings: KafkajsSettings): BrokerProducer {

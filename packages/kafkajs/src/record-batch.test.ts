@@ -83,7 +83,12 @@ describe("what is written", () => {
         const decoded = await decodeRecords(writer.bytes, 0n, []);
         expect(decoded.endOffset).toBe(BigInt(records.length));
         expect(decoded.records).toEqual(
-          records.map((record, i) => ({ ...record, offset: BigInt(i), timestamp: 1234n })),
+          records.map((record, i) => ({
+            ...record,
+            offset: BigInt(i),
+            timestamp: 1234n,
+            leaderEpoch: null,
+          })),
         );
       }),
       { numRuns: 50 },
@@ -136,8 +141,22 @@ describe("positions", () => {
     const cut = batchOf({ at: 1, values: ["b"] }).subarray(0, -1);
     const { records, endOffset } = await decodeRecords(Buffer.concat([whole, cut]), 0n, []);
     expect([records.length, endOffset]).toEqual([1, 1n]);
-    expect(await decodeRecords(cut, 0n, [])).toEqual({ records: [], endOffset: null });
-    expect(await decodeRecords(Buffer.alloc(0), 0n, [])).toEqual({ records: [], endOffset: null });
+    const none = { records: [], endOffset: null, endEpoch: null };
+    expect(await decodeRecords(cut, 0n, [])).toEqual(none);
+    expect(await decodeRecords(Buffer.alloc(0), 0n, [])).toEqual(none);
+  });
+
+  it("come with the epoch of the leader that wrote them, also of a batch that was filtered", async () => {
+    const marker = batchOf({ at: 3, values: ["x"], producer: 1, marker: "abort" });
+    const batches = [
+      batchOf({ at: 0, values: ["a"] }),
+      batchOf({ at: 1, values: ["b", "c"] }),
+      marker,
+    ];
+    for (const [i, bytes] of batches.entries()) bytes.writeInt32BE(4 + i, 12);
+    const { records, endEpoch } = await decodeRecords(Buffer.concat(batches), 0n, []);
+    expect(records.map(({ leaderEpoch }) => leaderEpoch)).toEqual([4, 5, 5]);
+    expect(endEpoch).toBe(6);
   });
 
   it("hold beyond 2^53", async () => {

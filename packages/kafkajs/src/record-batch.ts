@@ -18,6 +18,8 @@ interface DecodedRecords {
   readonly records: BrokerRecord[];
   /** First offset behind the last whole batch, markers and holes included; null where there is none. */
   readonly endOffset: bigint | null;
+  /** Leader epoch of that batch; null where it is not known. */
+  readonly endEpoch: number | null;
 }
 
 // baseOffset 8, length 4; then what `length` counts, of which the fixed part is 49.
@@ -36,6 +38,7 @@ const abortMarker = 0;
 interface Batch {
   readonly baseOffset: bigint;
   readonly lastOffset: bigint;
+  readonly leaderEpoch: number | null;
   readonly attributes: number;
   readonly firstTimestamp: bigint;
   readonly maxTimestamp: bigint;
@@ -57,14 +60,16 @@ export async function decodeRecords(
   const reader = new Reader(bytes);
   const records: BrokerRecord[] = [];
   let endOffset: bigint | null = null;
+  let endEpoch: number | null = null;
   for (let batch = nextBatch(reader); batch !== null; batch = nextBatch(reader)) {
     // Also for a batch that is skipped: it may hold the marker that closes a transaction.
     const hidden = filter.hides(batch);
     if (batch.lastOffset < from) continue;
     endOffset = batch.lastOffset + 1n;
+    endEpoch = batch.leaderEpoch;
     if (!hidden && batch.count > 0) await readRecords(batch, from, records);
   }
-  return { records, endOffset };
+  return { records, endOffset, endEpoch };
 }
 
 function nextBatch(reader: Reader): Batch | null {
@@ -81,7 +86,8 @@ function nextBatch(reader: Reader): Batch | null {
   if (length < fixedSize) throw new MalformedBytesError(`a record batch of ${length} bytes`);
   if (length > reader.left) return null;
   const end = reader.at + length;
-  reader.at += 9; // leader epoch, magic, checksum
+  const epoch = reader.int32();
+  reader.at += 5; // magic, checksum
   const attributes = reader.int16();
   const lastOffset = baseOffset + BigInt(reader.int32());
   const firstTimestamp = reader.int64();
@@ -94,6 +100,8 @@ function nextBatch(reader: Reader): Batch | null {
   return {
     baseOffset,
     lastOffset,
+    // The broker fills it in; -1 where it never did.
+    leaderEpoch: epoch < 0 ? null : epoch,
     attributes,
     firstTimestamp,
     maxTimestamp,
@@ -161,7 +169,7 @@ async function readRecords(batch: Batch, from: bigint, into: BrokerRecord[]): Pr
     if (offset < from) continue;
     const timestamp =
       stamped ?? (delta === 0n ? batch.firstTimestamp : batch.firstTimestamp + delta);
-    into.push({ offset, timestamp, key, value, headers });
+    into.push({ offset, timestamp, leaderEpoch: batch.leaderEpoch, key, value, headers });
   }
 }
 

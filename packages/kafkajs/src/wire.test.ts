@@ -1,6 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { MalformedBytesError, Reader, varbytesSize, varintSize, Writer } from "./wire.ts";
+import {
+  compactBytesSize,
+  MalformedBytesError,
+  Reader,
+  uvarintSize,
+  varbytesSize,
+  varintSize,
+  Writer,
+} from "./wire.ts";
 
 function zigzag64(value: bigint): Buffer {
   const bytes: number[] = [];
@@ -67,5 +75,53 @@ describe("bytes", () => {
     expect(() => new Reader(Buffer.from([8, 1])).varbytes()).toThrow(MalformedBytesError);
     expect(() => new Reader(Buffer.alloc(3)).take(4)).toThrow(MalformedBytesError);
     expect(() => new Reader(Buffer.alloc(3)).take(-1)).toThrow(MalformedBytesError);
+  });
+});
+
+describe("flexible versions", () => {
+  const edges = fc.constantFrom(0, 1, 127, 128, 16_383, 16_384, 2 ** 31, 2 ** 32 - 1);
+
+  it("write numbers without sign and read them back, in as many bytes as counted", () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.nat(), edges), (value) => {
+        const writer = new Writer(uvarintSize(value));
+        writer.uvarint(value);
+        expect(writer.at).toBe(writer.bytes.length);
+        expect(new Reader(writer.bytes).uvarint()).toBe(value);
+      }),
+    );
+    expect(() => new Reader(Buffer.from([0x80])).uvarint()).toThrow(MalformedBytesError);
+    expect(() => new Reader(Buffer.alloc(6, 0xff)).uvarint()).toThrow(MalformedBytesError);
+    const beyond = Buffer.from([0xff, 0xff, 0xff, 0xff, 0x1f]);
+    expect(() => new Reader(beyond).uvarint()).toThrow(MalformedBytesError);
+  });
+
+  it("keep null apart from empty, in bytes, text and lists", () => {
+    for (const text of ["", "orders", "x".repeat(200)]) {
+      const bytes = Buffer.from(text);
+      const writer = new Writer(compactBytesSize(bytes));
+      writer.compactBytes(bytes);
+      expect(writer.at).toBe(writer.bytes.length);
+      expect(new Reader(writer.bytes).compactString()).toBe(text);
+    }
+    expect(new Reader(Buffer.from([0])).compactString()).toBeNull();
+    expect(new Reader(Buffer.from([0])).compactBytes()).toBeNull();
+    expect(() => new Reader(Buffer.from([3, 1])).compactBytes()).toThrow(MalformedBytesError);
+    const list = (bytes: number[]) => {
+      const reader = new Reader(Buffer.from(bytes));
+      return reader.compactList(() => reader.int8());
+    };
+    expect([list([0]), list([1]), list([3, 7, 8])]).toEqual([[], [], [7, 8]]);
+  });
+
+  it("skip optional fields that are not known, and read those that are", () => {
+    const reader = new Reader(Buffer.from([2, 0, 4, 0, 0, 0, 9, 5, 2, 1, 1, 77]));
+    const seen: number[][] = [];
+    reader.tags((tag) => seen.push(tag === 0 ? [tag, reader.int32()] : [tag]));
+    expect(seen).toEqual([[0, 9], [5]]);
+    expect(reader.int8()).toBe(77);
+    expect(() => new Reader(Buffer.from([1, 0, 9, 1])).tags()).toThrow(MalformedBytesError);
+    const short = new Reader(Buffer.from([1, 0, 2, 0, 0, 0, 9]));
+    expect(() => short.tags(() => short.int32())).toThrow(MalformedBytesError);
   });
 });

@@ -109,6 +109,58 @@ export class Reader {
     return new Uint8Array(this.bytes.buffer as ArrayBuffer, start, length);
   }
 
+  /** Without sign, at most 32 bits. */
+  uvarint(): number {
+    let value = 0;
+    for (let shift = 0; shift < 35; shift += 7) {
+      const byte = this.bytes[this.at];
+      if (byte === undefined) throw new MalformedBytesError("a number is cut off");
+      this.at += 1;
+      value += (byte & 0x7f) * 2 ** shift;
+      if (byte < 0x80) {
+        if (value >= 2 ** 32) break;
+        return value;
+      }
+    }
+    throw new MalformedBytesError("a number is longer than 32 bits");
+  }
+
+  /** Bytes of a flexible version: behind their length plus one; zero is null. A view, not a copy. */
+  compactBytes(): Buffer | null {
+    const length = this.uvarint() - 1;
+    return length < 0 ? null : this.take(length);
+  }
+
+  compactString(): string | null {
+    return this.compactBytes()?.toString("utf8") ?? null;
+  }
+
+  /** A list of a flexible version; a null list is empty. */
+  compactList<T>(item: () => T): T[] {
+    const count = this.uvarint() - 1;
+    const items: T[] = [];
+    for (let i = 0; i < count; i += 1) items.push(item());
+    return items;
+  }
+
+  /** Sixteen bytes, in the form in which Kafka's tools show a topic's id. */
+  uuid(): string {
+    return this.take(16).toString("base64url");
+  }
+
+  /** The optional fields at the end of a structure. `field` may read its own; the rest is skipped. */
+  tags(field?: (tag: number) => void): void {
+    for (let left = this.uvarint(); left > 0; left -= 1) {
+      const tag = this.uvarint();
+      const size = this.uvarint();
+      this.#check(size);
+      const end = this.at + size;
+      field?.(tag);
+      if (this.at > end) throw new MalformedBytesError(`field ${tag} is longer than its size`);
+      this.at = end;
+    }
+  }
+
   #check(length: number): void {
     if (length >= 0 && length <= this.left) return;
     throw new MalformedBytesError(`${length} bytes wanted, ${this.left} left`);
@@ -161,6 +213,23 @@ export class Writer {
     this.at += 1;
   }
 
+  uvarint(value: number): void {
+    let rest = value;
+    while (rest >= 0x80) {
+      this.bytes[this.at] = (rest % 0x80) | 0x80;
+      this.at += 1;
+      rest = Math.floor(rest / 0x80);
+    }
+    this.bytes[this.at] = rest;
+    this.at += 1;
+  }
+
+  /** Behind the length plus one, as flexible versions write it. */
+  compactBytes(value: Uint8Array): void {
+    this.uvarint(value.length + 1);
+    this.raw(value);
+  }
+
   varbytes(value: Uint8Array | null): void {
     this.varint(value?.length ?? -1);
     if (value !== null) this.raw(value);
@@ -170,6 +239,16 @@ export class Writer {
 export function varintSize(value: number): number {
   const rest = ((value << 1) ^ (value >> 31)) >>> 0;
   return rest < 0x80 ? 1 : rest < 0x4000 ? 2 : rest < 0x200000 ? 3 : rest < 0x10000000 ? 4 : 5;
+}
+
+export function uvarintSize(value: number): number {
+  let size = 1;
+  for (let rest = value; rest >= 0x80; rest = Math.floor(rest / 0x80)) size += 1;
+  return size;
+}
+
+export function compactBytesSize(value: Uint8Array): number {
+  return uvarintSize(value.length + 1) + value.length;
 }
 
 export function varbytesSize(value: Uint8Array | null): number {

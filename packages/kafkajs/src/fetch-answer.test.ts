@@ -1,0 +1,200 @@
+import type { ConsumerCallbacks, FetchPosition } from "@oncebox/core";
+import { describe, expect, it, vi } from "vitest";
+import { displacementOf, sharedEnd } from "./fetch-answer.ts";
+import { type Assignment, FetchHook } from "./fetch-hook.ts";
+import type { FetchAnswer, FetchedPartition, FetchQuestion } from "./fetch-request.ts";
+import type { FetchRequest, KafkaNode } from "./kafkajs-client.ts";
+import { sizeBatch, writeBatch } from "./record-batch.ts";
+import { Writer } from "./wire.ts";
+
+const topicId = Buffer.alloc(16, 1).toString("base64url");
+const topic = "orders";
+
+const request: FetchRequest = {
+  maxWaitTime: 5,
+  maxBytes: 4_096,
+  topics: [{ topic, partitions: [0, 1].map((partition) => ({ partition, maxBytes: 1_024 })) }],
+};
+
+/** What Kafka answers for one partition where nothing is wrong. */
+function answered(partition: number, more: Partial<FetchedPartition> = {}): FetchedPartition {
+  return {
+    topicId,
+    partition,
+    errorCode: 0,
+    highWatermark: 1n,
+    lastStable: 1n,
+    logStart: 0n,
+    aborted: [],
+    diverging: null,
+    bytes: oneRecord(),
+    ...more,
+  };
+}
+
+function oneRecord(): Buffer {
+  const sized = sizeBatch([{ key: null, value: Buffer.from("a"), headers: [] }]);
+  const writer = new Writer(sized.size);
+  writeBatch(writer, sized, 7n);
+  return writer.bytes;
+}
+
+/** A hook whose Kafka answers what the test says, and everything that the core is told. */
+function scene(answer: (question: FetchQuestion) => Partial<FetchAnswer>) {
+  const told: unknown[][] = [];
+  const note =
+    (name: string) =>
+    (...args: unknown[]) =>
+      told.push([name, ...args]);
+  const asked: number[][] = [];
+  const positions = new Map<number, FetchPosition>();
+  const first: FetchPosition = { offset: 0n, topicId: null, leaderEpoch: null };
+  const partitions = [0, 1].map((partition) => ({ topic, partition }));
+  const state = { assignment: { number: 1, partitions, has: () => true } as Assignment };
+  const names = ["fetched", "deliver", "displaced", "unreadable", "troubled"] as const;
+  const refreshMetadata = vi.fn(async () => undefined);
+  const hook = new FetchHook({
+    callbacks: {
+      ...Object.fromEntries(names.map((name) => [name, note(name)])),
+      position: ({ partition }: { partition: number }) => positions.get(partition) ?? first,
+    } as unknown as ConsumerCallbacks,
+    assignment: () => state.assignment,
+    refreshMetadata,
+    fail: note("fail"),
+    wire: {
+      fetch: async (_, question) => {
+        asked.push(question.partitions.map(({ partition }) => partition).sort());
+        return { throttleMs: 0, errorCode: 0, partitions: [], ...answer(question) };
+      },
+      topics: async (_, topics) => new Map(topics.map((name) => [name, { code: 0, topicId }])),
+    },
+  });
+  const node = {} as KafkaNode;
+  // The first question of all waits for the ids of the topics.
+  const fetch = () => hook.fetch(node, request);
+  const names_ = () => told.map(([name]) => name);
+  return { hook, told, asked, positions, state, fetch, names: names_, refreshMetadata };
+}
+
+describe("what Kafka answers", () => {
+  it("is told before it is delivered, also where it is empty", async () => {
+    // Guards: `fetched` for each answer without error, in front of `deliver`.
+    const { told, fetch } = scene(() => ({
+      partitions: [answered(0), answered(1, { bytes: Buffer.alloc(0), lastStable: 0n })],
+    }));
+    await fetch();
+    expect(told).toMatchObject([
+      ["fetched", { topic, partition: 0 }, { start: 0n, lastStable: 1n, end: 1n }],
+      ["deliver", { topic, partition: 0, topicId, endOffset: 1n, endEpoch: null }],
+      ["fetched", { topic, partition: 1 }, { start: 0n, lastStable: 0n, end: 1n }],
+    ]);
+  });
+
+  it.each([29, 56, 2, 87, 76, -1, 999])(
+    "of code %i is the trouble of one partition, which is left out for a while",
+    async (errorCode) => {
+      // Guards: no error of one partition reaches kafkajs, the client's life or the others.
+      const { told, asked, fetch, state, names } = scene(() => ({
+        partitions: [answered(0, { errorCode }), answered(1)],
+      }));
+      await fetch();
+      expect(told[0]).toMatchObject([
+        "troubled",
+        { topic, partition: 0 },
+        { name: "BrokerError", details: { kafkaCode: errorCode } },
+      ]);
+      await fetch();
+      expect(names()).toEqual(["troubled", "fetched", "deliver", "fetched", "deliver"]);
+      expect(asked).toEqual([[0, 1], [1]]);
+      // A new assignment begins anew.
+      state.assignment = { ...state.assignment, number: 2 };
+      await fetch();
+      expect(asked.at(-1)).toEqual([0, 1]);
+    },
+  );
+
+  it.each([5, 6, 9, 74, 75, 78])(
+    "of code %i means that the leader moved: the metadata is read, nobody is told",
+    async (errorCode) => {
+      const { asked, fetch, names, refreshMetadata } = scene(() => ({
+        partitions: [answered(0, { errorCode }), answered(1)],
+      }));
+      await fetch();
+      await fetch();
+      expect(names()).toEqual(["fetched", "deliver", "fetched", "deliver"]);
+      expect(asked).toEqual([[0, 1], [1]]);
+      expect(refreshMetadata).toHaveBeenCalledTimes(1);
+      await vi.waitFor(async () => {
+        await fetch();
+        expect(asked.at(-1)).toEqual([0, 1]);
+      });
+    },
+  );
+
+  it("to the request as a whole is for kafkajs to recover from", async () => {
+    const { fetch, told } = scene(() => ({ errorCode: -1 }));
+    await expect(fetch()).rejects.toMatchObject({ name: "KafkaJSProtocolError", retriable: true });
+    expect(told).toEqual([]);
+  });
+
+  it("counts no more once there is another assignment", async () => {
+    const { fetch, told, state } = scene(() => {
+      state.assignment = { ...state.assignment, number: 2 };
+      return { partitions: [answered(0), answered(1, { errorCode: 29 })] };
+    });
+    await fetch();
+    expect(told).toEqual([]);
+  });
+
+  it("of records that do not decode pauses one partition", async () => {
+    const bytes = oneRecord();
+    bytes.writeInt8(1, 16);
+    const { fetch, names } = scene(() => ({ partitions: [answered(0, { bytes }), answered(1)] }));
+    await fetch();
+    expect(names()).toEqual(["fetched", "unreadable", "fetched", "deliver"]);
+  });
+
+  it("of another log is reported, and nothing of it delivered", async () => {
+    const diverging = { epoch: 1, endOffset: 5n };
+    const { fetch, told, positions } = scene(() => ({
+      partitions: [answered(0, { diverging, highWatermark: 9n }), answered(1)],
+    }));
+    positions.set(0, { offset: 8n, topicId, leaderEpoch: 2 });
+    await fetch();
+    expect(told.filter(([, at]) => (at as { partition: number }).partition === 0)).toEqual([
+      ["displaced", { topic, partition: 0 }, 8n, { kind: "log-diverged", endOffset: 5n }],
+    ]);
+  });
+});
+
+describe("how far two logs agree", () => {
+  const end = (offset: bigint, endOffset: bigint, highWatermark: bigint) =>
+    sharedEnd(offset, { diverging: { epoch: 1, endOffset }, highWatermark });
+
+  it("is where the shared epoch ends, and never beyond the end of the log", () => {
+    expect(end(8n, 5n, 9n)).toBe(5n);
+    expect(end(8n, 5n, 3n)).toBe(3n);
+    expect(end(8n, 5n, -1n)).toBe(5n);
+  });
+
+  it("is not known where that lies at or above the position", () => {
+    expect(end(8n, 8n, 9n)).toBeNull();
+    expect(end(8n, -1n, 9n)).toBeNull();
+  });
+});
+
+describe("out of range", () => {
+  const log = { start: 2n, end: 5n };
+  const why = (offset: bigint, leaderEpoch: number | null, bounds: typeof log | null = log) =>
+    displacementOf({ offset, topicId, leaderEpoch }, bounds).kind;
+
+  it("is what it says outside of the log, and where no epoch was sent", () => {
+    expect([why(1n, 3), why(6n, 3), why(3n, null), why(3n, 3, null)]).toEqual(
+      Array(4).fill("out-of-range"),
+    );
+  });
+
+  it("is an epoch that the log does not know, inside of it", () => {
+    expect([why(2n, 3), why(5n, 3)]).toEqual(["log-diverged", "log-diverged"]);
+  });
+});
