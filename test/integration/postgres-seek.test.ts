@@ -152,26 +152,56 @@ describe("positions", () => {
     expect(rows.map((row) => row.column)).toEqual(["consumer", "partition", "topic"]);
   });
 
-  // Guards the lock of the registration: an adoption looks, then inserts.
-  it("are adopted by one of many at once, and the others are told", async () => {
+  const positionsOf = (topics: readonly string[], offset: bigint) =>
+    topics.map((topic) => ({ topic, topicId: null, start: new Map([[0, offset]]) }));
+  const adoption = { consumer: "consumer", groupId: "group", audit };
+
+  // Guards the lock of the registration: an adoption looks first, and inserts what it did not see.
+  it("are adopted by one of two at once, and the other is told", async () => {
     const p = await place(database);
-    const topics = ["b", "a", "c"].map((topic) => ({
-      ...{ topic, topicId: null },
-      start: new Map([[0, 5n]]),
-    }));
-    const adoption = { consumer: "c", groupId: "g", audit };
-    const results = await Promise.allSettled(
-      [topics, [...topics].reverse(), topics.slice(1), topics.slice(0, 1)].map((some) =>
-        p.storage.adopt({ ...adoption, topics: some }),
-      ),
+    await p.claimed();
+    const gate = await p.admin.connect();
+    // Lets everybody look, and nobody insert.
+    await gate.query(`BEGIN; LOCK TABLE ${p.schema}.inbox_partitions IN SHARE MODE`);
+    const both = Promise.allSettled(
+      [5n, 6n].map((at) => p.storage.adopt({ ...adoption, topics: positionsOf(["a"], at) })),
     );
-    for (const result of results) {
-      if (result.status === "rejected") {
-        expect(result.reason).toMatchObject({ code: "already-registered" });
-      }
+    await untilWaiting(p, 2);
+    await gate.query("COMMIT");
+    gate.release();
+    const results = await both;
+    expect(results.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    const refused = results.find((result) => result.status === "rejected");
+    expect(refused?.reason).toMatchObject({ code: "already-registered" });
+    expect((await p.storage.auditLog("consumer", { limit: 9, below: null })).length).toBe(1);
+  });
+
+  // Guards the order of those locks.
+  it("are adopted in opposite orders at once without a deadlock", async () => {
+    const p = await place(database);
+    await p.claimed();
+    const topics = Array.from({ length: 20 }, (_, n) => `topic ${n + 10}`);
+    for (let round = 0; round < 5; round += 1) {
+      const names = topics.map((topic) => `${topic} of round ${round}`);
+      const results = await Promise.allSettled(
+        [names, [...names].reverse()].map((some) =>
+          p.storage.adopt({ ...adoption, topics: positionsOf(some, 5n) }),
+        ),
+      );
+      const refused = results.flatMap((result) =>
+        result.status === "rejected" ? [result.reason.code] : [],
+      );
+      expect(refused).toEqual(["already-registered"]);
     }
-    const lines = await p.storage.auditLog("c", { limit: 9, below: null });
-    expect(lines.length).toBe(results.filter(({ status }) => status === "fulfilled").length);
+  });
+});
+
+describe("the audit log", () => {
+  // Guards the closed list, for readers of other versions and languages.
+  it("takes no action that it does not know", async () => {
+    const { storage } = await place(database);
+    const unknown = { ...audit, consumer: "consumer", action: "delete" as "seek", details: {} };
+    await expect(storage.audit(unknown)).rejects.toMatchObject({ details: { sqlState: "23514" } });
   });
 });
 
