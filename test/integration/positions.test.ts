@@ -56,8 +56,12 @@ describe("startFrom", () => {
 
   it("begins at a time", async () => {
     await using s = await scene();
-    await s.produce(0, { value: "old", timestamp: "1000" }, { value: "new", timestamp: "5000" });
-    await consumerFrom(s, { timestamp: 3_000 }).start();
+    // Retention would take what is older than a week.
+    const now = Date.now();
+    const ago = (ms: number) => String(now - ms);
+    await s.produce(0, { value: "old", timestamp: ago(60_000) });
+    await s.produce(0, { value: "new", timestamp: ago(10_000) });
+    await consumerFrom(s, { timestamp: new Date(now - 30_000) }).start();
     expect(await s.effectsReach(1)).toEqual(["new"]);
   });
 
