@@ -120,6 +120,31 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
     expect(all()).toEqual(whole);
   });
 
+  it("moves as little as possible with the sticky assigner", async () => {
+    // Guards: what a member owns goes out with its next join, and its leader goes by it.
+    const topic = await testTopic(kafka, { partitions: 6 });
+    const stickyBroker = () => newBroker({ partitionAssigner: "sticky" });
+    const first = await member([topic], stickyBroker());
+    await owns(first.told, 6);
+    const second = await member([topic], stickyBroker());
+    await owns(first.told, 3);
+    await owns(second.told, 3);
+    const before = [owned(first.told), owned(second.told)];
+    const third = await member([topic], stickyBroker());
+    await owns(third.told, 2);
+    await owns(first.told, 2);
+    await owns(second.told, 2);
+    expect(before[0]).toEqual(expect.arrayContaining(owned(first.told)));
+    expect(before[1]).toEqual(expect.arrayContaining(owned(second.told)));
+    const kept = owned(first.told);
+    await second.consumer.stop(2_000);
+    await owns(first.told, 3);
+    await owns(third.told, 3);
+    expect(owned(first.told)).toEqual(expect.arrayContaining(kept));
+    const { groups } = await admin.describeGroups([group]);
+    expect(groups[0]?.protocol).toBe("oncebox-sticky");
+  });
+
   it("notices new partitions of a topic that only a follower subscribes to", async () => {
     const [a, b] = [await testTopic(kafka), await testTopic(kafka)];
     const leader = await member([a], newBroker({ metadataMaxAgeMs: 300 }));
@@ -236,6 +261,23 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
       await consumer.stop(300);
       expect(performance.now() - start).toBeLessThan(1_000);
       await proxy.close();
+      expect(told.failures).toEqual([]);
+    });
+
+    it("keeps the deadline while no broker can be reached any more", async () => {
+      // Guards: the connections are cut at the deadline, whatever kafkajs still waits for.
+      const topic = await testTopic(kafka);
+      const proxy = await startProxy(...firstBroker());
+      const broker = throughProxy(proxy.port);
+      const { told, consumer } = await member([topic], broker);
+      await owns(told, 1);
+      await proxy.close();
+      await told.until(() => told.asked > 0, "a fetch");
+      const start = performance.now();
+      await consumer.stop(300);
+      expect(performance.now() - start).toBeLessThan(1_000);
+      await broker.close();
+      expect(performance.now() - start).toBeLessThan(2_000);
       expect(told.failures).toEqual([]);
     });
 

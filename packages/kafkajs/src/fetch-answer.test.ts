@@ -4,6 +4,7 @@ import { displacementOf, sharedEnd } from "./fetch-answer.ts";
 import { type Assignment, FetchHook } from "./fetch-hook.ts";
 import type { FetchAnswer, FetchedPartition, FetchQuestion } from "./fetch-request.ts";
 import type { FetchRequest, KafkaNode } from "./kafkajs-client.ts";
+import type { TopicAnswer } from "./metadata-request.ts";
 import { sizeBatch, writeBatch } from "./record-batch.ts";
 import { Writer } from "./wire.ts";
 
@@ -52,6 +53,7 @@ function scene(answer: (question: FetchQuestion) => Partial<FetchAnswer>) {
   const partitions = [0, 1].map((partition) => ({ topic, partition }));
   const state = { assignment: { number: 1, partitions, has: () => true } as Assignment };
   const names = ["fetched", "deliver", "displaced", "unreadable", "troubled"] as const;
+  const topics: { answer: TopicAnswer; looks: number } = { answer: { code: 0, topicId }, looks: 0 };
   const refreshMetadata = vi.fn(async () => undefined);
   const hook = new FetchHook({
     callbacks: {
@@ -66,14 +68,17 @@ function scene(answer: (question: FetchQuestion) => Partial<FetchAnswer>) {
         asked.push(question.partitions.map(({ partition }) => partition).sort());
         return { throttleMs: 0, errorCode: 0, partitions: [], ...answer(question) };
       },
-      topics: async (_, topics) => new Map(topics.map((name) => [name, { code: 0, topicId }])),
+      topics: async (_, names) => {
+        topics.looks += 1;
+        return new Map(names.map((name) => [name, topics.answer]));
+      },
     },
   });
   const node = {} as KafkaNode;
   // The first question of all waits for the ids of the topics.
   const fetch = () => hook.fetch(node, request);
-  const names_ = () => told.map(([name]) => name);
-  return { hook, told, asked, positions, state, fetch, names: names_, refreshMetadata };
+  const said = () => told.map(([name]) => name);
+  return { hook, told, asked, positions, state, fetch, names: said, refreshMetadata, topics };
 }
 
 describe("what Kafka answers", () => {
@@ -164,6 +169,40 @@ describe("what Kafka answers", () => {
     expect(told.filter(([, at]) => (at as { partition: number }).partition === 0)).toEqual([
       ["displaced", { topic, partition: 0 }, 8n, { kind: "log-diverged", endOffset: 5n }],
     ]);
+  });
+});
+
+describe("what kafkajs reads of a topic", () => {
+  it("that is gone is reported without any fetch, after a second look", async () => {
+    // Guards: kafkajs fetches nothing of a topic without metadata.
+    const { hook, told, topics, fetch } = scene(() => ({}));
+    await fetch();
+    topics.answer = { code: 3, topicId: null };
+    hook.described({} as KafkaNode, { topic, topicErrorCode: 3, partitionMetadata: [] });
+    hook.described({} as KafkaNode, { topic: "else", topicErrorCode: 3, partitionMetadata: [] });
+    await vi.waitFor(() => expect(told).toHaveLength(2), 2_000);
+    expect(told).toEqual(
+      [0, 1].map((partition) => ["displaced", { topic, partition }, 0n, { kind: "topic-missing" }]),
+    );
+    expect(topics.looks).toBe(3);
+  });
+
+  it("without a leader is read again soon", async () => {
+    // Guards: kafkajs fetches nothing of a partition without leader, and reads metadata seldom.
+    const { hook, fetch, refreshMetadata } = scene(() => ({}));
+    await fetch();
+    const leaderless = {
+      topic,
+      topicErrorCode: 0,
+      partitionMetadata: [{ partitionId: 0, leader: -1 }],
+    };
+    hook.described({} as KafkaNode, leaderless);
+    hook.described({} as KafkaNode, leaderless);
+    await vi.waitFor(() => expect(refreshMetadata).toHaveBeenCalledTimes(1), 2_000);
+    hook.described({} as KafkaNode, leaderless);
+    hook.close();
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    expect(refreshMetadata).toHaveBeenCalledTimes(1);
   });
 });
 

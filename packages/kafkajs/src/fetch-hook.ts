@@ -35,8 +35,8 @@ import {
   type FetchQuestion,
   fetchRequest,
 } from "./fetch-request.ts";
-import type { FetchRequest, KafkaNode } from "./kafkajs-client.ts";
-import { isBug } from "./kafkajs-errors.ts";
+import type { FetchRequest, KafkaNode, TopicMetadata } from "./kafkajs-client.ts";
+import { isBug, kafkaCode } from "./kafkajs-errors.ts";
 import { lookUpTopics, type TopicAnswer } from "./metadata-request.ts";
 import { ask } from "./own-request.ts";
 import { Setbacks } from "./setbacks.ts";
@@ -87,6 +87,8 @@ const positionPollMs = 5;
  * the fetch is back.
  */
 const partialWaitMs = 25;
+/** How soon the metadata is read again while a partition has no leader. */
+const leaderWaitMs = 500;
 
 export class FetchHook {
   readonly #options: FetchHookOptions;
@@ -95,7 +97,9 @@ export class FetchHook {
   readonly #lookErrors = new Map<KafkaNode, unknown>();
   #setbacks = new Setbacks();
   #seen: Assignment | null = null;
+  readonly #end = new AbortController();
   #refreshing = false;
+  #waitingForLeader = false;
   #turn = 0;
 
   constructor(options: FetchHookOptions) {
@@ -136,13 +140,20 @@ export class FetchHook {
     return nothing;
   }
 
-  /** A node says that a topic does not exist. kafkajs forgets its partitions, we ask again. */
-  topicMissing(topic: string, node: KafkaNode): void {
+  /**
+   * What kafkajs reads of a topic. It asks no more for partitions that do not exist or have no leader,
+   * so no fetch would ever find out what became of them.
+   */
+  described(node: KafkaNode, { topic, topicErrorCode, partitionMetadata }: TopicMetadata): void {
     const owned = this.#current()?.partitions.some((at) => at.topic === topic) ?? false;
-    if (owned) this.#topicIds.contradicted(topic, null, node);
+    if (!owned) return;
+    if (topicErrorCode === kafkaCode.unknownTopicOrPartition) {
+      this.#topicIds.contradicted(topic, null, node);
+    } else if (partitionMetadata.some(({ leader }) => leader < 0)) this.#refreshLater();
   }
 
   close(): void {
+    this.#end.abort();
     this.#topicIds.close();
   }
 
@@ -249,6 +260,19 @@ export class FetchHook {
       .finally(() => {
         this.#refreshing = false;
       });
+  }
+
+  /** While a partition has no leader. */
+  #refreshLater(): void {
+    if (this.#waitingForLeader) return;
+    this.#waitingForLeader = true;
+    systemClock
+      .sleep(leaderWaitMs, this.#end.signal)
+      .then(() => {
+        this.#waitingForLeader = false;
+        if (!this.#end.signal.aborted) this.#refresh();
+      })
+      .catch((error: unknown) => this.#options.fail(error));
   }
 
   #throwLookError(node: KafkaNode): void {

@@ -26,7 +26,7 @@ export interface PartitionMetadata {
   readonly leader: number;
 }
 
-interface TopicMetadata {
+export interface TopicMetadata {
   readonly topic: string;
   readonly topicErrorCode: number;
   readonly partitionMetadata: readonly PartitionMetadata[];
@@ -151,8 +151,8 @@ interface ClientHooks {
     node: KafkaNode,
     request: FetchRequest,
   ) => Promise<{ responses: readonly never[] }>;
-  /** A node says of a topic that was asked for that there is none. */
-  readonly topicMissing?: (topic: string, node: KafkaNode) => void;
+  /** What a node said of a topic, each time that metadata were read. */
+  readonly described?: (node: KafkaNode, topic: TopicMetadata) => void;
   readonly joined?: (node: KafkaNode, member: Membership) => void;
 }
 
@@ -235,12 +235,12 @@ function watchNodes(
   cluster.brokerPool.createBroker = (options) => {
     const node = create.call(cluster.brokerPool, options);
     const { metadata, fetch, joinGroup } = node;
-    const missing = (topic: string) => hooks.topicMissing?.(topic, node);
+    const described = (topic: TopicMetadata) => hooks.described?.(node, topic);
     if ([metadata, fetch, joinGroup, node.produce].some((door) => typeof door !== "function")) {
       throw clientUnsupported("kafkajs' broker lacks a request that Oncebox checks");
     }
     node.metadata = (topics) =>
-      metadata.call(withoutTopicErrors(node, topicErrors, missing), topics);
+      metadata.call(withoutTopicErrors(node, topicErrors, described), topics);
     const onFetch = hooks.fetch;
     if (onFetch !== undefined) {
       node.fetch = (request) => onFetch(node, request);
@@ -265,7 +265,7 @@ const metadataKey = 3;
 function withoutTopicErrors(
   node: KafkaNode,
   topicErrors: Map<string, number>,
-  missing: (topic: string) => void,
+  described: (topic: TopicMetadata) => void,
 ): KafkaNode {
   return withProtocol(node, metadataKey, (call) => ({
     ...call,
@@ -275,7 +275,7 @@ function withoutTopicErrors(
         const topicMetadata = answer.topicMetadata.map((topic) => {
           if (topic.topicErrorCode === kafkaCode.none) topicErrors.delete(topic.topic);
           else topicErrors.set(topic.topic, topic.topicErrorCode);
-          if (topic.topicErrorCode === kafkaCode.unknownTopicOrPartition) missing(topic.topic);
+          described(topic);
           return topic.topicErrorCode === kafkaCode.none
             ? topic
             : { ...topic, partitionMetadata: [] };

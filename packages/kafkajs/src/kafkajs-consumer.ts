@@ -112,7 +112,7 @@ class KafkajsConsumer {
     this.#client = openClient(settings, config, {
       assigner: (cluster) => createAssigner(cluster, settings.partitionAssigner, () => this.#owned),
       fetch: (node, request) => this.#hook.fetch(node, request),
-      topicMissing: (topic, node) => this.#hook.topicMissing(topic, node),
+      described: (node, topic) => this.#hook.described(node, topic),
       joined: (node, member) => {
         this.#joining = { ...member, node };
       },
