@@ -4,7 +4,7 @@
  */
 import { BrokerError, ConfigurationError } from "./errors.ts";
 import { offsetMetadata } from "./inbox/group-offsets.ts";
-import { resolveStart, type StartFrom } from "./inbox/start.ts";
+import { aStart, resolveStart, type StartFrom } from "./inbox/start.ts";
 import { aName, checkOptions, having, integer, optional, type Rule } from "./options.ts";
 import type { Broker, GroupOffset } from "./ports/broker.ts";
 import type {
@@ -152,8 +152,7 @@ const somePartitions: Rule = {
 };
 const aTarget: Rule = {
   is: '"earliest", "latest", an offset as bigint, { timestamp } or { offsets }',
-  fits: (value) =>
-    typeof value === "bigint" ? value >= 0n : ["string", "object"].includes(typeof value),
+  fits: (value) => (typeof value === "bigint" ? value >= 0n : aStart.fits(value)),
 };
 const act = { reason: aText, dryRun: aBoolean };
 
@@ -247,7 +246,10 @@ async function targetOf(
   const given = (partition: number) =>
     typeof to === "bigint" ? to : (to.offsets[partition] as bigint | number | undefined);
   const offsets = new Map<number, bigint>();
-  const problems: string[] = [];
+  const named = typeof to === "bigint" ? [] : Object.keys(to.offsets).map(Number);
+  const problems = named
+    .filter((partition) => !chosen.some((at) => at.partition === partition))
+    .map((partition) => `partition ${partition} is not among those to move`);
   for (const { partition } of chosen) {
     const offset = given(partition);
     const [start, end] = [first.offsets.get(partition), next.offsets.get(partition)];

@@ -83,14 +83,19 @@ export class SteadyClient {
 
   async #connect(requireTopics: boolean): Promise<void> {
     this.#number += 1;
+    const number = this.#number;
     const { broker, groupId, clock, stopping, topics } = this.#context;
     const client = await broker.consumer(
       { groupId, topics: topics(), requireTopics },
-      this.#callbacks(this.#number),
+      this.#callbacks(number),
     );
-    // A stop that did not wait for this must not leave a member of the group behind.
-    if (stopping.aborted) await client.stop(broker.timing.heartbeatIntervalMs);
-    else this.#client = client;
+    // Neither a stop that did not wait for this, nor a client that died before it was ready and is
+    // being replaced, may leave a member of the group behind.
+    if (stopping.aborted || number !== this.#number) {
+      await client.stop(broker.timing.heartbeatIntervalMs).catch(() => undefined);
+      return;
+    }
+    this.#client = client;
     this.#connectedAt = clock.now();
   }
 

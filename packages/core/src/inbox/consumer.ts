@@ -316,6 +316,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     const topics = [...new Set(partitions.map(({ topic }) => topic))];
     const groupOffsets = this.#groupOffsets(topics);
     this.#assignment = { number, workers, groupOffsets };
+    // Without a partition nothing would ask the database again, and an old trouble would stay.
+    if (partitions.length === 0) this.#databaseTrouble = null;
     for (const { topic, partition } of partitions) {
       const handler = this.#handlers.get(topic);
       if (handler === undefined) continue;

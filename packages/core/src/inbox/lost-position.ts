@@ -102,6 +102,11 @@ function outOfRange(
       mayPass: false,
     };
   }
+  if (offset <= log.end) {
+    // Bounds are asked for after the refusal. To go on from its end would pass messages over.
+    const text = `the log of ${name} did not hold ${offset} and holds ${log.start} to ${log.end} by now`;
+    return { ...told(ref, code, text, details), goOn: null, mayPass: true };
+  }
   const text = `the log of ${name} ends at ${log.end}, before the position ${offset}: it was truncated, and what was handled from ${log.end} to ${offset - 1n} is no longer in it`;
   return {
     ...told(ref, code, text, { ...details, from: log.end, to: offset - 1n }),
@@ -117,7 +122,8 @@ function diverged(
   policy: LostPositionPolicy,
 ): LostPosition {
   const name = nameOf(ref);
-  if (endOffset === null) {
+  // At or above the position it tells nothing of where they part, and must not be gone on from.
+  if (endOffset === null || endOffset >= offset) {
     const text = `the log of ${name} knows nothing of leader epoch ${leaderEpoch}, which wrote what lies before the position ${offset}: it was truncated, and has gone on differently`;
     return {
       ...told(ref, "log-diverged", text, { position: offset, leaderEpoch, from: null, to: null }),

@@ -242,6 +242,8 @@ export class PartitionWorker<Tx> {
     this.#claim = null;
     this.reader = null;
     this.#isolation = null;
+    // An operator may have moved the position past the message.
+    this.#blockedBy = null;
     this.#stolen = false;
     this.#reruns = 0;
   }
@@ -274,6 +276,8 @@ export class PartitionWorker<Tx> {
     const cut = this.#cut;
     const release = await chunks.acquire(this.#ending.signal);
     if (release === null) return;
+    // Paused while it waited for its turn.
+    if (this.#paused) return release();
     const began = clock.now();
     let outcome: ChunkOutcome;
     try {
@@ -347,7 +351,7 @@ export class PartitionWorker<Tx> {
     const { clock, observe } = this.#context;
     this.#reruns += 1;
     this.#lastError = error;
-    if (trouble === "global") this.#context.database(error);
+    this.#context.database(trouble === "global" ? error : null);
     if (trouble === "local" && this.#reruns > localRerunsMax) {
       // Alone, a message that keeps meeting this trouble has failed by itself.
       const { topic, partition } = this.ref;
@@ -369,6 +373,7 @@ export class PartitionWorker<Tx> {
   async #failed(chunk: Chunk, failed: bigint | null, error: OnceboxError): Promise<void> {
     const { clock, observe } = this.#context;
     this.#reruns = 0;
+    this.#context.database(null);
     const { isolation, failed: message, wait } = afterFailure(this.#isolation, chunk, failed);
     this.#isolation = isolation;
     if (message === null) return;

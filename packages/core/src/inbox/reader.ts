@@ -78,13 +78,13 @@ export class Reader {
     return this.#log?.end ?? null;
   }
 
-  /** What to fetch next; null: nothing at the moment. */
+  /**
+   * What to fetch next; null: nothing at the moment. Asking changes nothing: a client may ask without
+   * fetching, and the watchdog does.
+   */
   position(): FetchPosition | null {
-    const { clock } = this.#context;
-    if (this.#lost !== null) {
-      if (!this.#lost.mayPass || clock.now() - this.#lostAt < askAgainMs) return null;
-      this.#lostAt = clock.now();
-    }
+    const waitedMs = this.#context.clock.now() - this.#lostAt;
+    if (this.#lost !== null && (!this.#lost.mayPass || waitedMs < askAgainMs)) return null;
     const wanted = this.#buffer.wanted();
     if (wanted === null || this.#verifying === null) return wanted;
     return { ...wanted, offset: this.#verifying.offset };
@@ -93,10 +93,13 @@ export class Reader {
   fetched(log: LogState): void {
     this.#watchTransactions(log);
     this.#log = log;
-    const wanted = this.#buffer.wanted();
+    const asked = this.#verifying?.offset ?? this.#buffer.wanted()?.offset;
     // Nothing to read is no silence; something to read that never comes is.
-    if (wanted === null || log.lastStable <= wanted.offset) this.heard();
-    if (this.#lost?.mayPass === true) this.#lost = null;
+    if (asked === undefined || log.lastStable <= asked) this.heard();
+    if (this.#lost?.mayPass !== true) return;
+    this.#lost = null;
+    // What was fetched before the loss still waits in the buffer.
+    this.#ring();
   }
 
   deliver(batch: RecordBatch): void {

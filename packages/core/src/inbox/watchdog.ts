@@ -34,6 +34,7 @@ export async function watch(context: WatchContext, signal: AbortSignal): Promise
     await clock.sleep(intervalMs, signal);
     if (signal.aborted) return;
     await checkClaims(context);
+    if (signal.aborted) return;
     const owing = workers().find((worker) => worker.silentMs() > stallAfterMs);
     // Joining takes as long as the slowest member of the group.
     const joining = joiningMs() > 2 * stallAfterMs;
