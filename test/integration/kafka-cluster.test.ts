@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { Kafka, logLevel } from "kafkajs";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { spawnWorker } from "../fixtures/child.ts";
 import { type KafkaCluster, startKafkaCluster } from "../fixtures/kafka-cluster.ts";
 import { kafkaObstacle } from "../fixtures/kafka-jars.ts";
 import {
@@ -210,11 +211,36 @@ describe.skipIf(obstacle !== undefined)("proxies", () => {
   });
 });
 
-test.skipIf(obstacle !== undefined)("stopped for good, a cluster leaves nothing", async () => {
-  const small = await startKafkaCluster({ brokers: 2 });
-  const { folder, pids } = small;
-  expect(pids).toHaveLength(3);
-  await small.stop();
-  for (const pid of pids) expect(() => process.kill(pid, 0)).toThrow("ESRCH");
-  expect(existsSync(folder)).toBe(false);
+describe.skipIf(obstacle !== undefined)("a cluster leaves nothing", () => {
+  const left = ({ folder, pids }: { folder: string; pids: number[] }) => {
+    const alive = pids.filter((pid) => {
+      try {
+        return process.kill(pid, 0);
+      } catch {
+        // ESRCH: there is no such process.
+        return false;
+      }
+    });
+    return { alive, folder: existsSync(folder) };
+  };
+  const nothing = { alive: [], folder: false };
+
+  test("when it is stopped", async () => {
+    const small = await startKafkaCluster({ brokers: 2 });
+    const { folder, pids } = small;
+    expect(left({ folder, pids }).alive).toHaveLength(3);
+    await small.stop();
+    expect(left({ folder, pids })).toEqual(nothing);
+  });
+
+  test("when its owner dies", async () => {
+    const owner = new URL("../fixtures/workers/owner.ts", import.meta.url);
+    const worker = spawnWorker(owner, { args: ["cluster"] });
+    const { data } = await worker.waitFor("cluster", 60_000);
+    const started = data as { folder: string; pids: number[] };
+    expect(left(started).alive).toHaveLength(3);
+    worker.kill("SIGKILL");
+    await worker.exited;
+    await vi.waitFor(() => expect(left(started)).toEqual(nothing), { timeout: 8_000 });
+  });
 });
