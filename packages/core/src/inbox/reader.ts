@@ -54,12 +54,12 @@ export class Reader {
   /** `ring` is called when there is a chunk, or the position was lost. */
   constructor(context: ReaderContext, claim: PartitionClaim, ring: () => void) {
     const { consumer, topic, partition, nextOffset, log } = claim;
+    const { topicId, leaderEpoch, last } = log;
     this.#context = context;
     this.#ref = { consumer, topic, partition };
     this.#claim = claim;
     this.#ring = ring;
-    this.#buffer = buffer({ ...log, offset: nextOffset }, context.buffer);
-    const { last } = log;
+    this.#buffer = buffer({ offset: nextOffset, topicId, leaderEpoch }, context.buffer);
     this.#verifying = last !== null && last.offset < nextOffset ? last : null;
     this.#heardAt = context.clock.now();
   }
