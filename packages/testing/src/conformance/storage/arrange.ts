@@ -132,7 +132,13 @@ export async function sameNextOffset<Tx>(
   return claimed;
 }
 
-/** Resolves when this many transactions are open, or `over` says that waiting for it is in vain. */
+/** While so many questions are answered, a statement that was sent has got to where it waits. */
+export const roundTrips = 30;
+
+/**
+ * Resolves when this many transactions are open and the last one's first statement has got to where
+ * it waits, or `over` says that waiting for it is in vain.
+ */
 export async function untilOpen<Tx>(
   { openTransactions }: StorageUnderTest<Tx>,
   count: number,
@@ -143,6 +149,7 @@ export async function untilOpen<Tx>(
     async () => (over() || (await openTransactions()) >= count ? true : undefined),
     `${count} open transactions`,
   );
+  for (let n = 0; n < roundTrips && !over(); n += 1) await openTransactions();
 }
 
 /** An outbox row; key and value follow from `name` unless given. */

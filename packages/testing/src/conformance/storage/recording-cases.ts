@@ -9,6 +9,7 @@ import {
   noMark,
   record,
   register,
+  roundTrips,
   type StorageCase,
   sameNextOffset,
   topic,
@@ -20,8 +21,6 @@ import type { StorageUnderTest } from "./storage-under-test.ts";
 const idsPerStatement = 40;
 const deadlockRounds = 15;
 const crossingRounds = 4;
-/** While so many questions are answered, a statement that was sent has got to where it waits. */
-const roundTrips = 30;
 
 const inChunks: readonly StorageCase[] = [
   {
