@@ -27,6 +27,8 @@ export interface AnswerContext {
   >;
   /** The current one. */
   readonly assignment: () => Assignment | null;
+  /** Not so once the partition was asked for again: of another node, when its leader moved. */
+  readonly isLatest: (asked: Asked) => boolean;
   readonly topicIds: TopicIds;
   readonly setbacks: Setbacks;
   /** The metadata is old: read again soon, without waiting for it. */
@@ -57,6 +59,7 @@ export async function takeAnswer(
     if (question === undefined) continue;
     // Decoding waits where records are compressed, and a join may have come in between.
     if (context.assignment() !== assignment) return;
+    if (!context.isLatest(question)) continue;
     await takePartition(context, node, assignment, question, fetched);
   }
 }
@@ -79,7 +82,7 @@ async function takePartition(
       });
     case "outside": {
       const why = displacementOf(position, await boundsOf(node, at));
-      if (context.assignment() === assignment) {
+      if (context.assignment() === assignment && context.isLatest(asked)) {
         context.callbacks.displaced(at, position.offset, why);
       }
       return;
@@ -127,11 +130,14 @@ export function displacementOf(position: FetchPosition, log: LogBounds | null): 
 }
 
 async function takeRecords(
-  { callbacks, assignment: current }: AnswerContext,
+  { callbacks, assignment: current, isLatest }: AnswerContext,
   assignment: Assignment,
-  { at, position: { offset }, topicId }: Asked,
+  asked: Asked,
   { bytes, aborted, logStart, lastStable, highWatermark }: FetchedPartition,
 ): Promise<void> {
+  const { at, position, topicId } = asked;
+  const { offset } = position;
+  const counts = () => current() === assignment && isLatest(asked);
   callbacks.fetched(at, { start: logStart, lastStable, end: highWatermark });
   let decoded: Awaited<ReturnType<typeof decodeRecords>>;
   try {
@@ -139,11 +145,11 @@ async function takeRecords(
   } catch (error) {
     // They never will decode, and the other partitions can go on.
     const cause = error instanceof Error ? error : new Error(`its codec failed: ${error}`);
-    if (current() === assignment) callbacks.unreadable(at, offset, cause);
+    if (counts()) callbacks.unreadable(at, offset, cause);
     return;
   }
   const { records, endOffset, endEpoch } = decoded;
-  if (current() !== assignment || endOffset === null || endOffset <= offset) return;
+  if (!counts() || endOffset === null || endOffset <= offset) return;
   callbacks.deliver({
     ...at,
     assignment: assignment.number,

@@ -96,6 +96,8 @@ export class FetchHook {
   readonly #topicIds: TopicIds;
   readonly #lookErrors = new Map<KafkaNode, unknown>();
   #setbacks = new Setbacks();
+  /** The last question of each partition: when its leader moves, two nodes may be asked at once. */
+  readonly #latest = new Map<string, Asked>();
   #seen: Assignment | null = null;
   readonly #end = new AbortController();
   #refreshing = false;
@@ -157,12 +159,13 @@ export class FetchHook {
     this.#topicIds.close();
   }
 
-  /** What one assignment was left out for does not count in the next. */
+  /** What a partition was left out for under one assignment does not count under the next. */
   #current(): Assignment | null {
     const assignment = this.#options.assignment();
     if (assignment !== this.#seen) {
       this.#seen = assignment;
       this.#setbacks = new Setbacks();
+      this.#latest.clear();
     }
     return assignment;
   }
@@ -171,6 +174,7 @@ export class FetchHook {
     return {
       callbacks: this.#options.callbacks,
       assignment: () => this.#current(),
+      isLatest: (asked) => this.#latest.get(answerKey(asked.topicId, asked.at.partition)) === asked,
       topicIds: this.#topicIds,
       setbacks: this.#setbacks,
       refresh: () => this.#refresh(),
@@ -216,7 +220,10 @@ export class FetchHook {
         continue;
       }
       const { offset, leaderEpoch } = position;
-      asked.set(answerKey(topicId, at.partition), { at, position, topicId });
+      const key = answerKey(topicId, at.partition);
+      const question: Asked = { at, position, topicId };
+      asked.set(key, question);
+      this.#latest.set(key, question);
       partitions.push({
         topicId,
         partition: at.partition,
