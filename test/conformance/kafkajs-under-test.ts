@@ -1,6 +1,5 @@
 // Owns what kafkajs brings to the broker suite: each context has brokers of its own, and a proxy
-// where a case breaks the network. Admin, producer and proxy-free access are shared by a whole file,
-// and never pass the adapter under test.
+// where a case breaks the network. What others do to Kafka passes the adapter under test by.
 
 import { connect } from "node:net";
 import type { Broker } from "@oncebox/core";
@@ -21,15 +20,13 @@ import { testKafka } from "../fixtures/servers.ts";
 import { readTopic } from "../fixtures/topic-log.ts";
 import { createTopic } from "../fixtures/topics.ts";
 
-/** What this environment can do: all there is. */
-export const capabilities: ReadonlySet<BrokerCapability> = new Set(["network", "replica-shortage"]);
+/** What this environment can do. A shortage of replicas would need a cluster with a dead broker. */
+export const capabilities: ReadonlySet<BrokerCapability> = new Set(["network"]);
 
 /** What the contexts of a file share. */
 export interface KafkaSide {
   readonly kafka: Kafka;
   readonly brokers: string[];
-  readonly admin: Admin;
-  readonly producer: Producer;
   /** Answers about topics, unbroken. */
   readonly plain: Broker;
   readonly close: () => Promise<void>;
@@ -42,17 +39,10 @@ export interface KafkajsVariant {
   readonly patienceMs?: number;
 }
 
-export async function kafkaSide(): Promise<KafkaSide> {
-  const kafka = testKafka();
+export function kafkaSide(): KafkaSide {
   const brokers = inject("kafkaBrokers") ?? [];
-  const admin = kafka.admin();
-  const producer = kafka.producer({ createPartitioner: Partitioners.DefaultPartitioner });
-  await Promise.all([admin.connect(), producer.connect()]);
   const plain = kafkajsBroker({ brokers });
-  const close = async () => {
-    await Promise.all([admin.disconnect(), producer.disconnect(), plain.close()]);
-  };
-  return { kafka, brokers, admin, producer, plain, close };
+  return { kafka: testKafka(), brokers, plain, close: () => plain.close() };
 }
 
 /** A context of one case; `close` ends everything that was made in it. */
@@ -75,13 +65,14 @@ export function kafkajsUnderTest(
     made.push(broker);
     return wrap(broker);
   };
+  const { disconnect, ...writing } = writingOf(side);
   const context: BrokerUnderTest = {
     patienceMs,
     broker: (settings = {}) => open(settings),
     unreachable: (settings = {}) => open(settings, { brokers: [`127.0.0.1:${deadPort}`] }),
     newName: () => uniqueName("suite"),
     ...topicsOf(side),
-    ...writingOf(side),
+    ...writing,
     network: async (settings = {}) => {
       const [host = "", port = ""] = (side.brokers[0] ?? "").split(":");
       const proxy = await startProxy(Number(port), host);
@@ -92,7 +83,7 @@ export function kafkajsUnderTest(
   const close = async () => {
     // Cut first: nothing may wait for a network that a case has silenced.
     await Promise.all(proxies.map((proxy) => proxy.close()));
-    await Promise.all(made.map((broker) => broker.close()));
+    await Promise.all([...made.map((broker) => broker.close()), disconnect()]);
   };
   return { context, close };
 }
@@ -118,46 +109,67 @@ function network(proxy: FaultProxy, broker: Broker): BreakableNetwork {
 
 type Topics = Pick<
   BrokerUnderTest,
-  "createTopic" | "understaffedTopic" | "deleteTopic" | "recreateTopic" | "deleteRecords"
+  "createTopic" | "deleteTopic" | "recreateTopic" | "deleteRecords"
 >;
 
-function topicsOf({ admin, plain }: KafkaSide): Topics {
-  const create = async (partitions: number, config: Readonly<Record<string, string>>) => {
-    const topic = uniqueName("suite");
-    const configEntries = Object.entries(config).map(([name, value]) => ({ name, value }));
-    await createTopic(admin, { topic, numPartitions: partitions, configEntries });
-    return topic;
+function topicsOf({ kafka, plain }: KafkaSide): Topics {
+  // One for each act: kafkajs' admin loses answers to what is asked of it at once.
+  const asAdmin = async <T>(act: (admin: Admin) => Promise<T>): Promise<T> => {
+    const admin = kafka.admin();
+    await admin.connect();
+    try {
+      return await act(admin);
+    } finally {
+      await admin.disconnect();
+    }
   };
+  const deleteTopic = (topic: string) =>
+    asAdmin((admin) => admin.deleteTopics({ topics: [topic] }));
   return {
-    createTopic: ({ partitions = 1, recordBytesMax } = {}) =>
-      create(
-        partitions,
-        recordBytesMax === undefined ? {} : { "max.message.bytes": `${recordBytesMax}` },
-      ),
-    // One replica, and two wanted: Kafka stores nothing that asks for all of them.
-    understaffedTopic: () => create(1, { "min.insync.replicas": "2" }),
-    deleteTopic: (topic) => admin.deleteTopics({ topics: [topic] }),
+    createTopic: async ({ partitions = 1, recordBytesMax } = {}) => {
+      const topic = uniqueName("suite");
+      const limit = { name: "max.message.bytes", value: String(recordBytesMax) };
+      const configEntries = recordBytesMax === undefined ? [] : [limit];
+      const wanted = { topic, numPartitions: partitions, configEntries };
+      await asAdmin((admin) => createTopic(admin, wanted));
+      return topic;
+    },
+    deleteTopic,
     recreateTopic: async (topic) => {
       const before = (await plain.offsets(topic, "latest")).topicId;
-      await admin.deleteTopics({ topics: [topic] });
+      await deleteTopic(topic);
       // Kafka deletes in the background, and refuses the name until it is done.
       for (;;) {
-        await createTopic(admin, { topic, numPartitions: 1 }).catch(() => undefined);
+        const wanted = { topic, numPartitions: 1 };
+        await asAdmin((admin) => createTopic(admin, wanted)).catch(() => undefined);
         const after = await plain.offsets(topic, "latest").catch(() => null);
         if (after?.topicId && after.topicId !== before) return after.topicId;
       }
     },
-    deleteRecords: async (topic, partition, below) => {
-      // kafkajs' admin does not look up what it needs to know for it.
-      await admin.fetchTopicOffsets(topic);
-      await admin.deleteTopicRecords({ topic, partitions: [{ partition, offset: `${below}` }] });
-    },
+    deleteRecords: (topic, partition, below) =>
+      asAdmin(async (admin) => {
+        // kafkajs' admin does not look up what it needs to know for it.
+        await admin.fetchTopicOffsets(topic);
+        await admin.deleteTopicRecords({ topic, partitions: [{ partition, offset: `${below}` }] });
+      }),
   };
 }
 
 type Writing = Pick<BrokerUnderTest, "produce" | "transaction" | "stored">;
 
-function writingOf({ kafka, brokers, producer }: KafkaSide): Writing {
+function writingOf({ kafka, brokers }: KafkaSide): Writing & { disconnect(): Promise<unknown> } {
+  // One for each topic: kafkajs' producers fail for all topics when one is gone.
+  const producers = new Map<string, Promise<Producer>>();
+  const producerOf = (topic: string) => {
+    const open = async () => {
+      const made = kafka.producer({ createPartitioner: Partitioners.DefaultPartitioner });
+      await made.connect();
+      return made;
+    };
+    const producer = producers.get(topic) ?? open();
+    producers.set(topic, producer);
+    return producer;
+  };
   const messagesOf = (partition: number, values: readonly string[]) =>
     values.map((value) => ({ partition, value }));
   return {
@@ -166,7 +178,7 @@ function writingOf({ kafka, brokers, producer }: KafkaSide): Writing {
         const time = timestamp === undefined ? {} : { timestamp: `${timestamp}` };
         return { partition, key, value, ...time };
       });
-      await producer.send({ topic, acks: -1, messages });
+      await (await producerOf(topic)).send({ topic, acks: -1, messages });
     },
     transaction: async (topic, partition, ...values) => {
       const { send, commit, abort } = await openTransaction(
@@ -177,5 +189,7 @@ function writingOf({ kafka, brokers, producer }: KafkaSide): Writing {
       return { write: (...more) => send(topic, messagesOf(partition, more)), commit, abort };
     },
     stored: async (topic) => (await readTopic(brokers, topic)).records,
+    disconnect: () =>
+      Promise.all([...producers.values()].map(async (made) => (await made).disconnect())),
   };
 }

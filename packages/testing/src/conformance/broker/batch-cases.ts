@@ -1,5 +1,5 @@
 /** B3: what is handed over, in which order, and what it accounts for. */
-import type { Headers } from "@oncebox/core";
+import { type Headers, systemClock } from "@oncebox/core";
 import { holds, same } from "../check.ts";
 import {
   type BrokerCase,
@@ -136,7 +136,7 @@ const contentCases: readonly BrokerCase[] = [
     name: "each record has its time and leader epoch, each batch its topic's id and its last epoch",
     run: async (context) => {
       const topic = await context.createTopic();
-      const timestamp = 1_900_000_000_000n;
+      const timestamp = BigInt(systemClock.epochMs()) - 60_000n;
       await context.produce(topic, 0, [{ value: "a", timestamp }, { value: "b" }]);
       const member = await join(context, [topic]);
       await received(member, 2);
