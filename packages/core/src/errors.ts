@@ -45,6 +45,7 @@ export type ErrorCode =
   | "claim-lost"
   // HandlerError: the author of the handler acts
   | "handler-failed"
+  | "handler-timed-out"
   | "value-not-decodable"
   | "message-id-conflict"
   | "permanent"

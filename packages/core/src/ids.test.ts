@@ -1,7 +1,14 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { sha256First16 } from "./hashes.ts";
-import { derivedId, idBytesOf, incomingIdentity, uuidText, uuidv7 } from "./ids.ts";
+import {
+  derivedId,
+  idBytesOf,
+  incomingIdentity,
+  replayedIdBytes,
+  uuidText,
+  uuidv7,
+} from "./ids.ts";
 import { utf8 } from "./message.ts";
 
 const uuid = "0190163d-8694-739b-aea5-966c26f8ad91";
@@ -83,5 +90,24 @@ describe("derivedId", () => {
       derivedId(incoming, "a", null, 0),
     ];
     expect(new Set(ids).size).toBe(ids.length);
+  });
+});
+
+describe("replayedIdBytes", () => {
+  const id = Uint8Array.from({ length: 16 }, (_, byte) => byte);
+  const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex");
+
+  // Computed by another program. After an update of this library a replay must know its own ids.
+  it.each([
+    [1, "f09ed0c5b47c27e87c6e1cd9f99523f7"],
+    [2, "7e5437610b3aa168725ab61d523e6aaa"],
+  ])("is fixed for replay %d", (number, golden) => {
+    expect(hex(replayedIdBytes(id, 9n, { number, until: 10n }))).toBe(golden);
+  });
+
+  it("is the id itself from the end of the range on, and where nothing is replayed", () => {
+    // Guards: messages that were never handled keep their ids, so that duplicates stay duplicates.
+    expect(replayedIdBytes(id, 10n, { number: 1, until: 10n })).toBe(id);
+    expect(replayedIdBytes(id, 9n, { number: 0, until: 10n })).toBe(id);
   });
 });

@@ -254,7 +254,9 @@ async function targetOf(
     const offset = given(partition);
     const [start, end] = [first.offsets.get(partition), next.offsets.get(partition)];
     if (offset === undefined) problems.push(`partition ${partition} has no offset`);
-    else if (start === undefined || end === undefined || offset < start || offset > end) {
+    else if (start === undefined || end === undefined) {
+      problems.push(`there is no partition ${partition} any more`);
+    } else if (offset < start || offset > end) {
       problems.push(`partition ${partition} holds ${start} to ${end}, not ${offset}`);
     } else offsets.set(partition, BigInt(offset));
   }

@@ -21,6 +21,7 @@ import { idBytesOf, incomingIdentity, replayedIdBytes } from "../ids.ts";
 import { idOf, type Message, sourceOf, textOf } from "../message.ts";
 import { handlerOutbox } from "../outbox/outbox.ts";
 import type { BrokerRecord } from "../ports/broker.ts";
+import type { Clock } from "../ports/clock.ts";
 import type {
   ChunkTransaction,
   LastRecord,
@@ -30,6 +31,7 @@ import type {
   Storage,
 } from "../ports/storage.ts";
 import type { Handler } from "./handler.ts";
+import { type HandlerWatch, handlerHung, handlerWatch } from "./handler-time.ts";
 
 /** The records of one partition that share one transaction. */
 export interface Chunk {
@@ -64,6 +66,9 @@ export interface ChunkRun<Tx> {
   readonly attempt: number;
   /** Aborted when there is no time left: the transaction is cut where it stands. */
   readonly cut: AbortSignal;
+  readonly clock: Clock;
+  /** Longest time of one handler, in milliseconds. */
+  readonly handlerTimeoutMs: number;
 }
 
 export async function runChunk<Tx>(run: ChunkRun<Tx>): Promise<ChunkOutcome> {
@@ -82,13 +87,28 @@ export async function runChunk<Tx>(run: ChunkRun<Tx>): Promise<ChunkOutcome> {
     await transaction.rollback();
     return { kind: "moved", nextOffset: transaction.nextOffset };
   }
-  return untilCut(cut, transaction, handleAndCommit(run, transaction));
+  const watch = handlerWatch(run.clock, run.handlerTimeoutMs);
+  const progress: Progress = { watch, signal: AbortSignal.any([cut, watch.signal]), at: null };
+  try {
+    return await untilCut(run, transaction, progress, handleAndCommit(run, transaction, progress));
+  } finally {
+    watch.end();
+  }
+}
+
+/** Where a chunk is: which handler runs, and since when. */
+interface Progress {
+  readonly watch: HandlerWatch;
+  /** For handlers: cut, or hung. */
+  readonly signal: AbortSignal;
+  at: bigint | null;
 }
 
 /** The handlers, then the commit; what fails in between rolls back. */
 async function handleAndCommit<Tx>(
   run: ChunkRun<Tx>,
   transaction: ChunkTransaction<Tx>,
+  progress: Progress,
 ): Promise<ChunkOutcome> {
   const { storage, chunk } = run;
   let applied = 0;
@@ -97,15 +117,19 @@ async function handleAndCommit<Tx>(
     const recorded = transaction.recorded[index];
     if (recorded === "duplicate" || recorded === "done") continue;
     // Cut while a handler ran: the next owner handles the rest.
-    if (run.cut.aborted) return { kind: "cut" };
+    if (progress.signal.aborted) return { kind: "cut" };
+    progress.at = record.offset;
+    progress.watch.begin();
     try {
       if (recorded !== "new") throw idConflict(run.claim, record);
-      published = (await handleOne(run, transaction, record)) || published;
+      published = (await handleOne(run, transaction, record, progress.signal)) || published;
       applied += 1;
     } catch (error) {
       return afterHandler(run, transaction, record, error);
     }
   }
+  // From here on it is the database that takes its time.
+  progress.watch.end();
   try {
     await transaction.commit(chunk.endOffset, markOf(chunk));
   } catch (error) {
@@ -120,6 +144,7 @@ async function handleOne<Tx>(
   run: ChunkRun<Tx>,
   transaction: ChunkTransaction<Tx>,
   record: BrokerRecord,
+  signal: AbortSignal,
 ): Promise<boolean> {
   const { topic, partition } = run.claim;
   const idBytes = idOf(record.headers);
@@ -147,7 +172,7 @@ async function handleOne<Tx>(
   try {
     await run.handler.run(message, tx, {
       attempt: run.attempt,
-      signal: run.cut,
+      signal,
       idempotencyKey: identity,
       outbox: {
         enqueue: (messages) => {
@@ -199,10 +224,11 @@ function afterFailure<Tx>(storage: Storage<Tx>, error: unknown): ChunkOutcome {
   return { kind: "failed", offset: null, error: failure };
 }
 
-/** Past the deadline nothing is waited for: a handler that never returns must not hold a stop. */
+/** Nothing is waited for past a deadline: a handler that never returns must not hold anything. */
 async function untilCut<Tx>(
-  cut: AbortSignal,
+  { cut, claim, handlerTimeoutMs }: ChunkRun<Tx>,
   transaction: ChunkTransaction<Tx>,
+  progress: Progress,
   outcome: Promise<ChunkOutcome>,
 ): Promise<ChunkOutcome> {
   let onCut = () => {};
@@ -213,8 +239,13 @@ async function untilCut<Tx>(
     };
     cut.addEventListener("abort", onCut, { once: true });
   });
+  const hung = progress.watch.hung.then((): ChunkOutcome => {
+    transaction.destroy();
+    const error = handlerHung(claim, progress.at, handlerTimeoutMs);
+    return { kind: "failed", offset: progress.at, error };
+  });
   try {
-    return await Promise.race([outcome, wasCut]);
+    return await Promise.race([outcome, wasCut, hung]);
   } finally {
     cut.removeEventListener("abort", onCut);
   }

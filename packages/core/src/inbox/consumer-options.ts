@@ -69,6 +69,13 @@ export interface ConsumerOptions<Tx> {
    */
   readonly claimWaitMs?: number;
   /**
+   * Longest time of one handler, in milliseconds: then its signal is aborted, its transaction cut off,
+   * and the message tried again. Shorter: a hung call holds its partition less; longer: slow handlers
+   * may end. Must not exceed the broker's `sessionTimeoutMs`.
+   * @defaultValue 15000, or the session time-out where that is less
+   */
+  readonly handlerTimeoutMs?: number;
+  /**
    * What follows when the log does not hold the consumer's position any more: see the choices of
    * LostPositionPolicy. By default the partition pauses and waits for `operator.seek`.
    */
@@ -108,9 +115,10 @@ const defaults = {
 };
 
 const stallAfterMs = 60_000;
+const handlerTimeoutMs = 15_000;
 
 export type CompleteOptions<Tx> = ConsumerOptions<Tx> &
-  Readonly<typeof defaults> & { readonly stallAfterMs: number };
+  Readonly<typeof defaults> & { readonly stallAfterMs: number; readonly handlerTimeoutMs: number };
 
 const pauseOrGoOn = oneOf("pause", "go-on");
 
@@ -142,6 +150,7 @@ export function checkConsumerOptions(options: unknown): void {
     offsetCommitIntervalMs: integer(10, 3_600_000),
     claimWaitMs: integer(10, 600_000),
     onLostPosition: aLostPositionPolicy,
+    handlerTimeoutMs: integer(10, 86_400_000),
     stallAfterMs: integer(100, 86_400_000),
     hangingTransactionAfterMs: integer(100, 86_400_000),
     observer: aFunction,
@@ -153,13 +162,28 @@ export function withDefaults<Tx>(given: ConsumerOptions<Tx>): CompleteOptions<Tx
   // A key that is there with the value undefined means "not given", as in a call's own defaults.
   const set = Object.entries(given).filter(([, value]) => value !== undefined);
   const { sessionTimeoutMs } = given.broker.timing;
-  const stall = Math.max(stallAfterMs, 2 * sessionTimeoutMs);
-  const complete = { ...given, ...defaults, stallAfterMs: stall, ...Object.fromEntries(set) };
+  const complete = {
+    ...given,
+    ...defaults,
+    stallAfterMs: Math.max(stallAfterMs, 2 * sessionTimeoutMs),
+    handlerTimeoutMs: Math.min(handlerTimeoutMs, sessionTimeoutMs),
+    ...Object.fromEntries(set),
+  };
+  const problems: string[] = [];
   if (complete.stallAfterMs < 2 * sessionTimeoutMs) {
-    throw new ConfigurationError(
-      "invalid-options",
-      `createConsumer: stallAfterMs (${complete.stallAfterMs}) must be at least twice the broker's sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
+    problems.push(
+      `stallAfterMs (${complete.stallAfterMs}) must be at least twice the broker's sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
     );
+  }
+  if (complete.handlerTimeoutMs > sessionTimeoutMs) {
+    problems.push(
+      `handlerTimeoutMs (${complete.handlerTimeoutMs}) must not exceed the broker's sessionTimeoutMs (${sessionTimeoutMs}), or a hung handler holds its partition longer than a dead process would`,
+    );
+  }
+  if (problems.length > 0) {
+    throw new ConfigurationError("invalid-options", `createConsumer: ${problems.join("; ")}`, {
+      details: { problems },
+    });
   }
   return complete;
 }

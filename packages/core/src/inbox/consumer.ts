@@ -256,6 +256,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       chunkBytesMax: options.chunkBytesMax,
       buffer: { batchesMax: options.bufferBatchesMax, bytesMax: options.bufferBytesMax },
       claimWaitMs: options.claimWaitMs,
+      handlerTimeoutMs: options.handlerTimeoutMs,
       heartbeatIntervalMs: options.broker.timing.heartbeatIntervalMs,
       sessionTimeoutMs: options.broker.timing.sessionTimeoutMs,
       onLostPosition: options.onLostPosition,

@@ -41,6 +41,7 @@ export interface PartitionContext<Tx> extends ReaderContext {
   readonly claimWaitMs: number;
   readonly heartbeatIntervalMs: number;
   readonly sessionTimeoutMs: number;
+  readonly handlerTimeoutMs: number;
   /** Gives a partition without a row its start. */
   readonly register: (topic: string) => Promise<void>;
   /** Where a policy's way on leads to, as numbers. */
@@ -119,9 +120,7 @@ export class PartitionWorker<Tx> {
   }
 
   /** Looks again whether there is something to do: a pause is over. */
-  nudge(): void {
-    this.#ring();
-  }
+  readonly nudge = (): void => this.#ring();
 
   status(): PartitionStatus {
     const { topic, partition } = this.ref;
@@ -272,8 +271,7 @@ export class PartitionWorker<Tx> {
   }
 
   async #work(claim: PartitionClaim, chunk: Chunk): Promise<void> {
-    const { chunks, clock, observe, storage, handler } = this.#context;
-    const cut = this.#cut;
+    const { chunks, clock, observe } = this.#context;
     const release = await chunks.acquire(this.#ending.signal);
     if (release === null) return;
     // Paused while it waited for its turn.
@@ -290,7 +288,7 @@ export class PartitionWorker<Tx> {
         messages: chunk.records.length,
       });
       const attempt = (this.#isolation?.attempts ?? 0) + 1;
-      outcome = await runChunk({ storage, handler, claim, chunk, attempt, cut });
+      outcome = await runChunk({ ...this.#context, claim, chunk, attempt, cut: this.#cut });
     } finally {
       release();
     }
