@@ -1,5 +1,5 @@
 /** The consumer of the kafkajs broker on three brokers, whose leaders move, die and lose records. */
-import type { Broker, FetchPosition } from "@oncebox/core";
+import type { Broker } from "@oncebox/core";
 import { kafkajsBroker } from "@oncebox/kafkajs";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { type KafkaCluster, startKafkaCluster } from "../fixtures/kafka-cluster.ts";
@@ -104,19 +104,18 @@ describe.skipIf(obstacle !== undefined)("leaders, for a consumer on kafkajs", pa
     for (const name of [topic, other]) told.positions.set(`${name}/0`, 0n);
     await consume([topic, other], told);
     await told.until(() => told.records().length === 3, "three records");
-    let position: FetchPosition | null = null;
     await electUncleanly(cluster, { topic }, async () => {
       await send(topic, ["lost 1", "lost 2"], 0, 1);
       await told.until(() => told.records().length === 5, "what will be lost");
-      position = told.positions.get(`${topic}/0`) as FetchPosition;
-      told.positions.set(`${topic}/0`, null);
+      // Without any broker kafkajs gives up; whoever is told so builds it anew.
+      await broker.close();
     });
     await send(
       topic,
       Array.from({ length: 6 }, (_, i) => `new ${i}`),
     );
-    told.positions.set(`${topic}/0`, position);
     await send(other, ["d"]);
+    await consume([topic, other], told);
     await told.until(() => told.displaced.length > 0, "the report");
     await told.until(() => told.records().length === 6, "the other topic's record");
     expect(told.displaced).toEqual([
