@@ -1,0 +1,231 @@
+import { describe, expect, it } from "vitest";
+import { ClaimLostError } from "../errors.ts";
+import { lastRecordOf } from "./chunk.ts";
+import { makeConsumer, reading, settled } from "./consumer-scene.ts";
+import { offsetMetadata } from "./group-offsets.ts";
+import type { LostPositionPolicy } from "./lost-position.ts";
+
+const truncated = { kind: "out-of-range", log: { start: 0n, end: 7n } } as const;
+const recreated = { kind: "topic-recreated", topicId: "topic-2" } as const;
+const goOn: LostPositionPolicy = { deleted: "go-on", truncated: "go-on", recreated: "go-on" };
+
+/** What an operator's seek does, as seen from here: another token, another position. */
+function sought({ row }: Awaited<ReturnType<typeof reading>>, to: bigint): void {
+  row.epoch += 1n;
+  Object.assign(row, { nextOffset: to, soughtEpoch: row.epoch });
+}
+
+describe("a lost position without a policy", () => {
+  it("waits for a person, and tells what blocks it; the rest of the process goes on", async () => {
+    // Guards: nothing is moved, fetched or handled until somebody decides.
+    const scene = await reading();
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await scene.advance(300_000);
+    expect(scene.seeks).toEqual([]);
+    expect(scene.position()).toBeNull();
+    expect(scene.consumer.status()[0]).toMatchObject({
+      ...{ state: "displaced", nextOffset: 10n },
+      blockedBy: { code: "position-out-of-range", details: { from: 7n, to: 9n } },
+    });
+    expect(scene.ofType("inbox.displaced")).toMatchObject([{ paused: true }]);
+    expect(scene.consumer.health().ready).toBe(true);
+    // What it does not ask for is no silence.
+    expect(scene.ofType("inbox.client-rebuilt")).toEqual([]);
+  });
+
+  it("goes on within a few seconds of an operator's seek", async () => {
+    // Guards: lostClaims for displaced partitions: no chunk would ever find out.
+    const scene = await reading();
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await settled();
+    sought(scene, 7n);
+    await scene.advance(3_000);
+    expect(scene.ofType("inbox.fenced")).toMatchObject([{ epoch: 1n }]);
+    await scene.advance(4_500);
+    expect([scene.position(), scene.consumer.status()[0]?.state]).toEqual([7n, "reading"]);
+    await scene.delivered();
+    expect(scene.handled).toEqual([7n]);
+    // An operator's seek is no database that was set back.
+    expect(scene.ofType("inbox.displaced")).toHaveLength(1);
+  });
+});
+
+describe("a seek while a partition is idle", () => {
+  it("is noticed, and what was buffered or asked for under the old claim counts no more", async () => {
+    // Guards: the look at idle claims; buffers and claims go together.
+    const scene = await reading();
+    sought(scene, 3n);
+    await scene.advance(3_000);
+    expect(scene.ofType("inbox.fenced")).toHaveLength(1);
+    // Old answers while nobody holds the partition, and behind the new claim.
+    const old = { assignment: 1, fetchedOffset: 10n, endOffset: 11n, endEpoch: 0, records: [] };
+    scene.newest().deliver({ ...scene.at, ...old, topicId: "topic-1" });
+    await scene.advance(4_500);
+    scene.newest().deliver({ ...scene.at, ...old, topicId: "topic-1" });
+    scene.newest().displaced(scene.at, 10n, truncated);
+    const wrong = { reason: "wrong-position" };
+    expect(scene.ofType("inbox.batch-dropped")).toMatchObject([wrong, wrong]);
+    expect([scene.position(), scene.consumer.status()[0]?.state]).toEqual([3n, "reading"]);
+  });
+
+  it("while a chunk is open is left to the fence", async () => {
+    // Guards: only idle claims are looked at; a running chunk finds out behind the row's lock.
+    let release = () => {};
+    const first = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const scene = await reading(() => first);
+    await scene.delivered();
+    sought(scene, 3n);
+    await scene.advance(30_000);
+    expect(scene.ofType("inbox.fenced")).toEqual([]);
+    release();
+    await settled();
+  });
+
+  it("past a message that fails leaves nothing of it behind", async () => {
+    // Guards: blockedBy ends with the claim.
+    const scene = await reading(async ({ offset }) => {
+      if (offset === 10n) throw new Error("the handler's own");
+    });
+    await scene.delivered(2);
+    expect(scene.consumer.status()[0]?.state).toBe("blocked");
+    sought(scene, 11n);
+    scene.storage.open = async () => {
+      Object.assign(scene.storage, scene.parts);
+      throw new ClaimLostError("sought");
+    };
+    await scene.advance(100);
+    await settled();
+    await scene.advance(10_000);
+    await scene.delivered();
+    expect(scene.handled).toEqual([11n]);
+    const status = { state: "reading", blockedBy: null };
+    expect(scene.consumer.status()[0]).toMatchObject(status);
+  });
+});
+
+describe("a policy that goes on", () => {
+  it("moves the position under its own claim, audited, and claims again", async () => {
+    // Guards: `expected`, so that a lost claim moves nothing; who and why; no replay.
+    const scene = await reading(undefined, { onLostPosition: goOn });
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await settled();
+    expect(scene.seeks).toMatchObject([
+      {
+        ...{ consumer: "billing", topic: "orders", topicId: null, replay: false },
+        moves: [{ partition: 0, to: 7n }],
+        expected: { token: "1", nextOffset: 10n },
+        audit: {
+          actor: expect.stringMatching(/^policy of billing:[0-9a-f-]{36}$/),
+          reason: expect.stringContaining("what was handled from 7 to 9"),
+        },
+      },
+    ]);
+    expect(scene.ofType("inbox.displaced")).toMatchObject([{ paused: false }]);
+    expect(scene.ofType("inbox.position-moved")).toMatchObject([{ from: 10n, to: 7n }]);
+    expect(scene.ofType("inbox.claimed").map(({ nextOffset }) => nextOffset)).toEqual([10n, 7n]);
+    await scene.delivered();
+    expect(scene.handled).toEqual([7n]);
+  });
+
+  it("in a topic made anew asks where it begins, and under which id", async () => {
+    // Guards: the new log's own start and id, not those of the old one.
+    const scene = await reading(undefined, { onLostPosition: goOn });
+    scene.newest().displaced(scene.at, 10n, recreated);
+    await settled();
+    expect(scene.seeks).toMatchObject([{ topicId: "topic-2", moves: [{ partition: 0, to: 0n }] }]);
+  });
+
+  it("moves nothing where the claim is held no more", async () => {
+    // Guards: the answer null of a guarded seek is a fence, not a move.
+    const scene = await reading(undefined, { onLostPosition: goOn });
+    sought(scene, 12n);
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await settled();
+    expect(scene.ofType("inbox.position-moved")).toEqual([]);
+    expect(scene.ofType("inbox.fenced")).toHaveLength(1);
+    await scene.advance(4_500);
+    expect([scene.row.nextOffset, scene.position()]).toEqual([12n, 12n]);
+  });
+
+  it("tries again while the database is away, and ends with a stop", async () => {
+    // Guards: a policy's move is not given up, and holds no stop.
+    const scene = await reading(undefined, { onLostPosition: goOn });
+    let tries = 0;
+    scene.storage.seek = async () => {
+      tries += 1;
+      throw new Error("down");
+    };
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await scene.advance(1_000);
+    expect(tries).toBeGreaterThan(2);
+    const before = tries;
+    await scene.consumer.stop();
+    await scene.advance(10_000);
+    expect([tries, scene.seeks]).toEqual([before, []]);
+  });
+});
+
+describe("a stop", () => {
+  it("while displaced waits for nothing", async () => {
+    // Guards: a worker that waits for a person ends like any other.
+    const scene = await reading();
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await settled();
+    await scene.consumer.stop();
+    expect(scene.consumer.health().reasons).toEqual(["stopping"]);
+  });
+});
+
+describe("the last handled record", () => {
+  it("is looked for after a claim, and another one in its place stops the partition", async () => {
+    // Guards: the mark of a claim reaches the reader, and no policy covers it.
+    const scene = makeConsumer(undefined, { onLostPosition: goOn });
+    const last = lastRecordOf({
+      ...{ offset: 9n, timestamp: 5n, leaderEpoch: 0, headers: [] },
+      ...{ key: null, value: new Uint8Array([1]) },
+    });
+    scene.row.log = { topicId: "topic-1", leaderEpoch: 0, last };
+    await scene.consumer.start();
+    await scene.assigned();
+    expect(scene.position()).toBe(9n);
+    await scene.delivered(2);
+    expect(scene.handled).toEqual([]);
+    expect(scene.seeks).toEqual([]);
+    expect(scene.consumer.status()[0]?.blockedBy?.code).toBe("record-changed");
+  });
+});
+
+describe("the group's offset", () => {
+  const ahead = async (metadata: string, soughtEpoch = 0n) => {
+    const scene = makeConsumer();
+    scene.row.epoch = 5n;
+    scene.row.soughtEpoch = soughtEpoch;
+    scene.group.offsets = [{ ...scene.at, offset: 12n, metadata }];
+    await scene.consumer.start();
+    await scene.assigned();
+    return scene;
+  };
+
+  it("above the position is told once it is claimed, and decides nothing", async () => {
+    // Guards: the comparison at each claim; the database is the authority.
+    const scene = await ahead("by hand");
+    expect(scene.ofType("inbox.group-ahead")).toEqual([
+      {
+        ...{ type: "inbox.group-ahead", consumer: "billing", topic: "orders", partition: 0 },
+        ...{ why: "moved", groupOffset: 12n, nextOffset: 10n },
+      },
+    ]);
+    expect(scene.position()).toBe(10n);
+  });
+
+  it("above it because an operator moved the position is not", async () => {
+    // Guards: the epoch of the last seek reaches the comparison.
+    const metadata = offsetMetadata({ incarnation: "db-1", epoch: 3n }, 12n);
+    expect((await ahead(metadata, 4n)).ofType("inbox.group-ahead")).toEqual([]);
+    expect((await ahead(metadata)).ofType("inbox.group-ahead")).toMatchObject([
+      { why: "set-back" },
+    ]);
+  });
+});

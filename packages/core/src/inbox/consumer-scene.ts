@@ -1,0 +1,190 @@
+/**
+ * A consumer on a broker and a storage of a few lines and a clock that stands still, for the tests
+ * beside it. No part of the package: nothing but tests imports it.
+ */
+import type { OnceboxEvent } from "../events.ts";
+import { utf8 } from "../message.ts";
+import type { Broker, ConsumerCallbacks, GroupOffset, LogState } from "../ports/broker.ts";
+import type { Clock } from "../ports/clock.ts";
+import type {
+  ChunkTransaction,
+  LogMark,
+  PartitionClaim,
+  PartitionRef,
+  RecordRef,
+  Storage,
+} from "../ports/storage.ts";
+import { bytes, defineTopic } from "../topic.ts";
+import { createConsumer } from "./consumer.ts";
+import type { ConsumerOptions } from "./consumer-options.ts";
+import type { Run } from "./handler.ts";
+
+export const orders = defineTopic({ name: "orders", value: bytes() });
+export const topicId = "topic-1";
+
+/** Everything that does not wait for the clock has happened: the fakes do no I/O. */
+export async function settled(): Promise<void> {
+  for (let turn = 0; turn < 100; turn += 1) await Promise.resolve();
+}
+
+function clockByHand() {
+  let time = 0;
+  const sleeping = new Set<{ readonly until: number; readonly wake: () => void }>();
+  const clock: Clock = {
+    now: () => time,
+    epochMs: () => 0,
+    random: () => 0.5,
+    sleep: (ms, signal) =>
+      new Promise((resolve) => {
+        if (signal?.aborted) return resolve();
+        const one = {
+          until: time + ms,
+          wake: () => {
+            sleeping.delete(one);
+            signal?.removeEventListener("abort", one.wake);
+            resolve();
+          },
+        };
+        sleeping.add(one);
+        signal?.addEventListener("abort", one.wake, { once: true });
+      }),
+  };
+  const advance = async (ms: number) => {
+    const end = time + ms;
+    for (;;) {
+      await settled();
+      const [next] = [...sleeping].sort((a, b) => a.until - b.until);
+      if (next === undefined || next.until > end) break;
+      time = next.until;
+      next.wake();
+    }
+    time = end;
+  };
+  return { clock, advance };
+}
+
+/** Hands out its clients, so that a test can speak as each of them. */
+function fakeBroker() {
+  const clients: ConsumerCallbacks[] = [];
+  const group: { offsets: readonly GroupOffset[] } = { offsets: [] };
+  const offsets = new Map([[0, 0n]]);
+  const broker = {
+    timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 5_000 },
+    offsets: async () => ({ topicId: "topic-2", offsets }),
+    group: async () => ({ members: 1, offsets: group.offsets }),
+    consumer: async (_: unknown, says: ConsumerCallbacks) => {
+      clients.push(says);
+      return { commit: async () => true, stop: async () => undefined };
+    },
+  } as unknown as Broker;
+  return { broker, clients, group };
+}
+
+type Seek = Parameters<Storage<"tx">["seek"]>[0];
+
+/** One partition's row, without a database under it. */
+function fakeStorage() {
+  const noMark: LogMark = { topicId: null, leaderEpoch: null, last: null };
+  const row = { nextOffset: 10n, epoch: 0n, soughtEpoch: 0n, log: noMark };
+  const seeks: Seek[] = [];
+  const transaction = (records: readonly RecordRef[]): ChunkTransaction<"tx"> => ({
+    nextOffset: row.nextOffset,
+    recorded: records.map(() => "new"),
+    handle: () => ({ tx: "tx", end: () => undefined }),
+    commit: async (nextOffset) => {
+      row.nextOffset = nextOffset;
+    },
+    rollback: async () => true,
+    destroy: () => undefined,
+  });
+  const holds = (claim: PartitionClaim) => claim.token === `${row.epoch}`;
+  const parts = {
+    check: async () => ({ pipelined: true, poolSize: 10, idleInTransactionTimeoutMs: null }),
+    registerTopic: async () => undefined,
+    isRegistered: async () => true,
+    trouble: (error: unknown) => ((error as Error).message === "down" ? "global" : null),
+    claim: async (ref: PartitionRef): Promise<PartitionClaim> => {
+      row.epoch += 1n;
+      const replay = { number: 0, until: 0n };
+      return { ...ref, ...row, token: `${row.epoch}`, replay, incarnation: "db-1" };
+    },
+    lostClaims: async (claims: readonly PartitionClaim[]) => claims.filter((one) => !holds(one)),
+    open: async (_: PartitionClaim, records: readonly RecordRef[]) => transaction(records),
+    seek: async (seek: Seek) => {
+      seeks.push(seek);
+      if (seek.expected !== null && !holds(seek.expected)) return null;
+      const [{ to = 0n } = {}] = seek.moves;
+      const moved = [{ partition: 0, from: row.nextOffset, to }];
+      row.epoch += 1n;
+      Object.assign(row, { nextOffset: to, soughtEpoch: row.epoch });
+      return moved;
+    },
+    wake: { send: () => undefined, expect: () => undefined },
+  };
+  return { row, parts, seeks };
+}
+
+/** What a test puts into `storage` is what the consumer meets from then on. */
+export function makeConsumer(
+  run: Run<Uint8Array, "tx"> = async () => undefined,
+  options: Partial<ConsumerOptions<"tx">> = {},
+) {
+  const { clock, advance } = clockByHand();
+  const { row, parts, seeks } = fakeStorage();
+  const storage: Record<string, unknown> = { ...parts };
+  const { broker, clients, group } = fakeBroker();
+  const events: OnceboxEvent[] = [];
+  const handled: bigint[] = [];
+  const consumer = createConsumer<"tx">({
+    ...{ name: "billing", storage: storage as unknown as Storage<"tx">, broker, clock },
+    observer: (event) => events.push(event),
+    ...options,
+  }).handle(orders, async (message, tx, context) => {
+    await run(message, tx, context);
+    handled.push(message.offset);
+  });
+  const ofType = <T extends OnceboxEvent["type"]>(type: T) =>
+    events.filter((event): event is Extract<OnceboxEvent, { type: T }> => event.type === type);
+  const at = { topic: orders.name, partition: 0 };
+  const newest = () => clients.at(-1) as ConsumerCallbacks;
+  let assignment = 0;
+  const assigned = async (partitions = [at]) => {
+    assignment += 1;
+    newest().assigned(assignment, partitions);
+    await settled();
+  };
+  const position = () => newest().position(at)?.offset ?? null;
+  /** The client has fetched so many records at the position it is told. */
+  const delivered = async (count = 1) => {
+    const fetchedOffset = position();
+    if (fetchedOffset === null) throw new Error("the partition is left out of the fetch");
+    const records = Array.from({ length: count }, (_, i) => {
+      const fields = { timestamp: 0n, leaderEpoch: 0, key: null, value: utf8("v"), headers: [] };
+      return { offset: fetchedOffset + BigInt(i), ...fields };
+    });
+    const endOffset = fetchedOffset + BigInt(count);
+    newest().deliver({
+      ...at,
+      assignment,
+      fetchedOffset,
+      endOffset,
+      records,
+      topicId,
+      endEpoch: 0,
+    });
+    await settled();
+  };
+  const fetched = (end: bigint, log: Partial<LogState> = {}) =>
+    newest().fetched(at, { start: 0n, lastStable: end, end, ...log });
+  const place = { at, newest, assigned, position, delivered, fetched };
+  const world = { ...place, advance, clients, group, row, parts, seeks, storage };
+  return { ...world, consumer, events, ofType, handled };
+}
+
+/** Started, and given the one partition, which stands at 10. */
+export async function reading(...given: Parameters<typeof makeConsumer>) {
+  const scene = makeConsumer(...given);
+  await scene.consumer.start();
+  await scene.assigned();
+  return scene;
+}
