@@ -1,4 +1,4 @@
-import type { ConsumerCallbacks, FetchPosition } from "@oncebox/core";
+import { ConfigurationError, type ConsumerCallbacks, type FetchPosition } from "@oncebox/core";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { displacementOf, sharedEnd } from "./fetch-answer.ts";
 import { type Assignment, FetchHook } from "./fetch-hook.ts";
@@ -6,7 +6,7 @@ import type { FetchAnswer, FetchedPartition, FetchQuestion } from "./fetch-reque
 import type { FetchRequest, KafkaNode } from "./kafkajs-client.ts";
 import type { TopicAnswer } from "./metadata-request.ts";
 import { sizeBatch, writeBatch } from "./record-batch.ts";
-import { Writer } from "./wire.ts";
+import { MalformedBytesError, Writer } from "./wire.ts";
 
 // Time passes when the test says so: what is left out for a while stays so on a slow machine.
 beforeEach(() => {
@@ -148,6 +148,27 @@ describe("what Kafka answers", () => {
   it("to the request as a whole is for kafkajs to recover from", async () => {
     const { fetch, told } = scene(() => ({ errorCode: -1 }));
     await expect(fetch()).rejects.toMatchObject({ name: "KafkaJSProtocolError", retriable: true });
+    expect(told).toEqual([]);
+  });
+
+  it.each([
+    ["a broker that is too old", new ConfigurationError("client-unsupported", "too old")],
+    ["bytes that are not what they must be", new MalformedBytesError("cut off")],
+    ["a bug", new TypeError("undefined is not a function")],
+  ])("that is %s ends the consumer, and does not reach kafkajs", async (_, error) => {
+    const { fetch, told } = scene(() => {
+      throw error;
+    });
+    await fetch();
+    expect(told).toEqual([["fail", error]]);
+  });
+
+  it("that is trouble with the connection is kafkajs' to recover from", async () => {
+    const error = Object.assign(new Error("closed"), { name: "KafkaJSConnectionError" });
+    const { fetch, told } = scene(() => {
+      throw error;
+    });
+    await expect(fetch()).rejects.toBe(error);
     expect(told).toEqual([]);
   });
 
