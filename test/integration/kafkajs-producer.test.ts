@@ -57,13 +57,13 @@ describe.skipIf(!hasKafka())("producer on kafkajs", () => {
 
   /** Everything in a partition, as a consumer sees it. */
   async function stored(topic: string, partition = 0): Promise<(string | null)[]> {
-    const end = (await broker.offsets(topic, "latest")).get(partition) ?? 0n;
+    const end = (await broker.offsets(topic, "latest")).offsets.get(partition) ?? 0n;
     const told = recorder();
     const consumer = await broker.consumer(
       { groupId: uniqueName("group"), topics: [topic] },
       told.callbacks,
     );
-    await told.until(() => (told.positions.get(partition) ?? -1n) >= end, "the end of the log");
+    await told.until(() => (told.offset(partition) ?? -1n) >= end, "the end of the log");
     await consumer.stop(2_000);
     return told.values(partition);
   }
