@@ -44,7 +44,9 @@ export interface ActOptions {
 }
 
 export interface SeekOptions extends ActOptions {
+  /** Whose positions: the name of a consumer. */
   readonly consumer: string;
+  /** The topic in which they are. */
   readonly topic: string;
   /**
    * Which partitions to move.
@@ -62,7 +64,9 @@ export interface SeekOptions extends ActOptions {
 }
 
 export interface AdoptOptions extends ActOptions {
+  /** The new consumer. */
   readonly consumer: string;
+  /** All that it is to take over; one that it has read before is refused. */
   readonly topics: readonly string[];
   /**
    * The group whose committed offsets are taken over. It must have no members.
@@ -77,10 +81,12 @@ export interface AdoptOptions extends ActOptions {
 }
 
 export interface SyncOptions extends ActOptions {
+  /** Whose positions to write into its group. */
   readonly consumer: string;
 }
 
 export interface HistoryOptions {
+  /** To whom it was done. */
   readonly consumer: string;
   /**
    * Most entries to return.

@@ -77,7 +77,7 @@ describe("a seek while a partition is idle", () => {
     const scene = await reading(() => first);
     await scene.delivered();
     sought(scene, 3n);
-    await scene.advance(30_000);
+    await scene.advance(9_000);
     expect(scene.ofType("inbox.fenced")).toEqual([]);
     release();
     await settled();
