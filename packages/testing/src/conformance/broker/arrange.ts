@@ -52,21 +52,21 @@ export function names(prefix: string, count: number): readonly string[] {
 
 /** Checks that each of `count` records has exactly one outcome; the outcomes without their errors. */
 export function outcomes(result: PublishResult, count: number) {
-  const unknown = result.unknown.map(({ index }) => index);
-  const refused = result.refused.map(({ index, scope }) => [index, scope] as const);
-  const all = [...result.acknowledged, ...unknown, ...refused.map(([index]) => index)];
+  const acknowledged = [...result.acknowledged].sort((a, b) => a - b);
+  const unknown = result.unknown.map(({ index }) => index).sort((a, b) => a - b);
+  const refused = result.refused
+    .map(({ index, scope }) => [index, scope] as const)
+    .sort(([a], [b]) => a - b);
+  const all = [...acknowledged, ...unknown, ...refused.map(([index]) => index)];
   const expected = Array.from({ length: count }, (_, index) => index);
-  same(
-    all.sort((a, b) => a - b),
-    expected,
-    "the indexes that have an outcome, each once",
-  );
+  all.sort((a, b) => a - b);
+  same(all, expected, "the indexes that have an outcome, each once");
   const errors = [...result.unknown, ...result.refused].map(({ error }) => error);
   holds(
     errors.every((error) => error instanceof Error),
     "each record that is not acknowledged must come with an Error",
   );
-  return { acknowledged: [...result.acknowledged].sort((a, b) => a - b), unknown, refused };
+  return { acknowledged, unknown, refused };
 }
 
 /** Publishes on a producer of its own and closes it. */
