@@ -77,45 +77,18 @@ export function listener(patienceMs: number): Listener {
     const kept = positions.get(nameOf(at));
     return kept === undefined ? bare(0n) : kept;
   };
+  const set = (at: TopicPartition, given: bigint | FetchPosition | null) => {
+    positions.set(nameOf(at), typeof given === "bigint" ? bare(given) : given);
+  };
   const of = (at: TopicPartition | undefined) =>
     told.filter(
       (each): each is Delivered =>
         each.what === "delivered" && (at === undefined || nameOf(each.at) === nameOf(at)),
     );
-  const lost = (what: "unreadable" | "troubled") => (at: TopicPartition, error: Error) => {
-    if (what === "unreadable") positions.set(nameOf(at), null);
-    note({ what, at, error });
-  };
-  const unreadable = lost("unreadable");
   return {
     told,
-    callbacks: {
-      assigned: (assignment, partitions) => note({ what: "assigned", assignment, partitions }),
-      position: (at) => {
-        const asked = position(at);
-        note({ what: "asked", at, position: asked });
-        return asked;
-      },
-      fetched: (at, log) => note({ what: "fetched", at, log }),
-      deliver: (batch) => {
-        const { topic, partition, fetchedOffset, endOffset: offset, topicId } = batch;
-        const at = { topic, partition };
-        const accepted = position(at)?.offset === fetchedOffset;
-        const next = { offset, topicId, leaderEpoch: batch.endEpoch };
-        if (accepted) positions.set(nameOf(at), next);
-        note({ what: "delivered", at, batch, accepted });
-      },
-      displaced: (at, asked, why) => {
-        positions.set(nameOf(at), null);
-        note({ what: "displaced", at, asked, why });
-      },
-      unreadable: (at, _asked, error) => unreadable(at, error),
-      troubled: lost("troubled"),
-      failed: (error) => note({ what: "failed", error }),
-    },
-    set: (at, given) => {
-      positions.set(nameOf(at), typeof given === "bigint" ? bare(given) : given);
-    },
+    callbacks: hearing(note, position, set),
+    set,
     position,
     batches: (at) => of(at).map(({ batch }) => batch),
     displaced: () =>
@@ -144,6 +117,40 @@ export function listener(patienceMs: number): Listener {
         throw unmet(what, told);
       });
     },
+  };
+}
+
+/** What the consumer calls: each call is noted, and moves the position as the core would. */
+function hearing(
+  note: (each: Told) => void,
+  position: Listener["position"],
+  set: Listener["set"],
+): ConsumerCallbacks {
+  return {
+    assigned: (assignment, partitions) => note({ what: "assigned", assignment, partitions }),
+    position: (at) => {
+      const asked = position(at);
+      note({ what: "asked", at, position: asked });
+      return asked;
+    },
+    fetched: (at, log) => note({ what: "fetched", at, log }),
+    deliver: (batch) => {
+      const { topic, partition, fetchedOffset, endOffset: offset, topicId } = batch;
+      const at = { topic, partition };
+      const accepted = position(at)?.offset === fetchedOffset;
+      if (accepted) set(at, { offset, topicId, leaderEpoch: batch.endEpoch });
+      note({ what: "delivered", at, batch, accepted });
+    },
+    displaced: (at, asked, why) => {
+      set(at, null);
+      note({ what: "displaced", at, asked, why });
+    },
+    unreadable: (at, _asked, error) => {
+      set(at, null);
+      note({ what: "unreadable", at, error });
+    },
+    troubled: (at, error) => note({ what: "troubled", at, error }),
+    failed: (error) => note({ what: "failed", error }),
   };
 }
 
