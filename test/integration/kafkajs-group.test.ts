@@ -255,7 +255,8 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
       const topic = await testTopic(kafka);
       const proxy = await startProxy(...firstBroker());
       const { told, consumer } = await member([topic], throughProxy(proxy.port));
-      await owns(told, 1);
+      // Assigned is not yet running: kafkajs would leave at once.
+      await told.until(() => told.logs.size > 0, "an answer");
       proxy.pause();
       const start = performance.now();
       await consumer.stop(300);
@@ -270,9 +271,8 @@ describe.skipIf(!hasKafka())("group member on kafkajs", () => {
       const proxy = await startProxy(...firstBroker());
       const broker = throughProxy(proxy.port);
       const { told, consumer } = await member([topic], broker);
-      await owns(told, 1);
+      await told.until(() => told.logs.size > 0, "an answer");
       await proxy.close();
-      await told.until(() => told.asked > 0, "a fetch");
       const start = performance.now();
       await consumer.stop(300);
       expect(performance.now() - start).toBeLessThan(1_000);
