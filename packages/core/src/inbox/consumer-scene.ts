@@ -2,6 +2,7 @@
  * A consumer on a broker and a storage of a few lines and a clock that stands still, for the tests
  * beside it. No part of the package: nothing but tests imports it.
  */
+import { ClaimLostError } from "../errors.ts";
 import type { OnceboxEvent } from "../events.ts";
 import { utf8 } from "../message.ts";
 import type { Broker, ConsumerCallbacks, GroupOffset, LogState } from "../ports/broker.ts";
@@ -82,34 +83,48 @@ function fakeBroker() {
 
 type Seek = Parameters<Storage<"tx">["seek"]>[0];
 
-/** One partition's row, without a database under it. */
+/** Rows of two partitions, without a database under them. */
 function fakeStorage() {
   const noMark: LogMark = { topicId: null, leaderEpoch: null, last: null };
-  const row = { nextOffset: 10n, epoch: 0n, soughtEpoch: 0n, log: noMark };
+  const fresh = () => ({ nextOffset: 10n, epoch: 0n, soughtEpoch: 0n, log: noMark });
+  const row = fresh();
+  const neighbour = fresh();
+  const rowOf = (partition: number) => (partition === 0 ? row : neighbour);
   const seeks: Seek[] = [];
-  const transaction = (records: readonly RecordRef[]): ChunkTransaction<"tx"> => ({
-    nextOffset: row.nextOffset,
+  const holds = (claim: PartitionClaim) => claim.token === `${rowOf(claim.partition).epoch}`;
+  const prove = (claim: PartitionClaim) => {
+    if (!holds(claim)) throw new ClaimLostError("taken over");
+  };
+  const transaction = (
+    claim: PartitionClaim,
+    records: readonly RecordRef[],
+  ): ChunkTransaction<"tx"> => ({
+    nextOffset: rowOf(claim.partition).nextOffset,
     recorded: records.map(() => "new"),
     handle: () => ({ tx: "tx", end: () => undefined }),
     commit: async (nextOffset) => {
-      row.nextOffset = nextOffset;
+      prove(claim);
+      rowOf(claim.partition).nextOffset = nextOffset;
     },
     rollback: async () => true,
     destroy: () => undefined,
   });
-  const holds = (claim: PartitionClaim) => claim.token === `${row.epoch}`;
   const parts = {
     check: async () => ({ pipelined: true, poolSize: 10, idleInTransactionTimeoutMs: null }),
     registerTopic: async () => undefined,
     isRegistered: async () => true,
     trouble: (error: unknown) => ((error as Error).message === "down" ? "global" : null),
     claim: async (ref: PartitionRef): Promise<PartitionClaim> => {
-      row.epoch += 1n;
+      const claimed = rowOf(ref.partition);
+      claimed.epoch += 1n;
       const replay = { number: 0, until: 0n };
-      return { ...ref, ...row, token: `${row.epoch}`, replay, incarnation: "db-1" };
+      return { ...ref, ...claimed, token: `${claimed.epoch}`, replay, incarnation: "db-1" };
     },
     lostClaims: async (claims: readonly PartitionClaim[]) => claims.filter((one) => !holds(one)),
-    open: async (_: PartitionClaim, records: readonly RecordRef[]) => transaction(records),
+    open: async (claim: PartitionClaim, records: readonly RecordRef[]) => {
+      prove(claim);
+      return transaction(claim, records);
+    },
     seek: async (seek: Seek) => {
       seeks.push(seek);
       if (seek.expected !== null && !holds(seek.expected)) return null;
