@@ -30,7 +30,8 @@ describe.skipIf(!hasKafka())("kafkajsBroker", () => {
     }
   });
 
-  test("and one broker alone leaves no more to be shown elsewhere than these", () => {
+  // Shown by broker-kafkajs-cluster.test.ts.
+  test("with no case left out but those that need a cluster", () => {
     const skipped = cases.filter((each) => !isPossible(each));
     expect(skipped.map(({ promise, name }) => `${promise} ${name}`)).toEqual([
       "B1 what too few replicas could store is not acknowledged; the rest of the call is",

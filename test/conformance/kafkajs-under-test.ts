@@ -20,7 +20,7 @@ import { testKafka } from "../fixtures/servers.ts";
 import { readTopic } from "../fixtures/topic-log.ts";
 import { createTopic } from "../fixtures/topics.ts";
 
-/** What this environment can do. A shortage of replicas would need a cluster with a dead broker. */
+/** What one broker can do. For a shortage of replicas see broker-kafkajs-cluster.test.ts. */
 export const capabilities: ReadonlySet<BrokerCapability> = new Set(["network"]);
 
 /** What the contexts of a file share. */
@@ -39,10 +39,13 @@ export interface KafkajsVariant {
   readonly patienceMs?: number;
 }
 
-export function kafkaSide(): KafkaSide {
-  const brokers = inject("kafkaBrokers") ?? [];
+/** On the shared brokers unless told otherwise. */
+export function kafkaSide(
+  brokers: string[] = inject("kafkaBrokers") ?? [],
+  kafka: Kafka = testKafka(),
+): KafkaSide {
   const plain = kafkajsBroker({ brokers });
-  return { kafka: testKafka(), brokers, plain, close: () => plain.close() };
+  return { kafka, brokers, plain, close: () => plain.close() };
 }
 
 /** A context of one case; `close` ends everything that was made in it. */
