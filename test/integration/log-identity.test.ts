@@ -5,6 +5,7 @@
  */
 import { createOperator, type OnceboxEvent } from "@oncebox/core";
 import { expect, it } from "vitest";
+import { openTransaction } from "../fixtures/kafka-transactions.ts";
 import { type Scene, scene, textTopic } from "../fixtures/scene.ts";
 import { testTopic } from "../fixtures/servers.ts";
 import { createTopic } from "../fixtures/topics.ts";
@@ -209,4 +210,36 @@ it("a policy goes on by itself: lost messages are skipped, a new topic is read, 
     ["seek", true],
     ["seek", true],
   ]);
+});
+
+// Guards the report of a missing topic (fetch-answer.ts) and `requireTopics: false`.
+it("D7: one of two topics is deleted: reported, and the other goes on", async () => {
+  await using s = await scene();
+  const gone = await testTopic(s.kafka);
+  const consumer = consumerOf(s, [s.topic, gone]);
+  await s.send(s.topic, "a");
+  await s.send(gone, "b");
+  await consumer.start();
+  await s.effectsReach(2);
+  await withAdmin(s, (admin) => admin.deleteTopics({ topics: [gone] }));
+  const { error } = await displacedWith(s, gone, "topic-deleted");
+  expect(error.details).toMatchObject({ topic: gone, position: 1n });
+  await s.send(s.topic, "c", "d");
+  expect((await s.effectsReach(4)).slice(2)).toEqual(["c", "d"]);
+  expect(s.ear.heard.map(({ type }) => type)).not.toContain("inbox.client-rebuilt");
+});
+
+// Guards #watchTransactions (reader.ts): the log grows and nothing can be read.
+it("D9: a hanging transaction is reported; what stands behind it comes when it has ended", async () => {
+  await using s = await scene();
+  await s.produce(0, "before");
+  const hanging = await openTransaction(s.kafka, s.topic, [{ partition: 0, value: "hanging" }]);
+  await s.produce(0, "behind");
+  await s.consumer({ hangingTransactionAfterMs: 1_000 }).start();
+  const told = await s.ear.waitFor("inbox.transaction-hanging");
+  expect(told).toMatchObject({ partition: 0, lastStable: 1n, logEnd: 3n });
+  expect(told.ms).toBeGreaterThanOrEqual(1_000);
+  expect(await s.effects()).toEqual(["before"]);
+  await hanging.abort();
+  expect(await s.effectsReach(2)).toEqual(["before", "behind"]);
 });
