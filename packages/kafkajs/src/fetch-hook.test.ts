@@ -18,7 +18,7 @@ function requestFor(topics: Readonly<Record<string, number>>): FetchRequest {
 }
 
 /** The partitions of each of so many fetches, as they are sent to Kafka. */
-async function fetched(request: FetchRequest, times: number): Promise<string[][]> {
+async function fetched(request: FetchRequest, times: number, nodes = 1): Promise<string[][]> {
   const asked: string[][] = [];
   const start = { offset: 0n, topicId: null, leaderEpoch: null };
   // A topic's id is its name, so that the test can read what was asked.
@@ -40,11 +40,13 @@ async function fetched(request: FetchRequest, times: number): Promise<string[][]
     },
     wire,
   });
-  const node = {} as KafkaNode;
+  const all = Array.from({ length: nodes }, () => ({}) as KafkaNode);
   // The first one also waits for the ids of the topics.
-  for (let time = 0; time <= times; time += 1) await hook.fetch(node, request);
+  for (let time = 0; time <= times; time += 1) {
+    for (const node of all) await hook.fetch(node, request);
+  }
   hook.close();
-  return asked.slice(1);
+  return asked.slice(nodes);
 }
 
 describe("a fetch", () => {
@@ -57,5 +59,15 @@ describe("a fetch", () => {
     const asked = await fetched(requestFor(topics), all.length);
     expect(asked.map(([first]) => first).sort()).toEqual(all);
     for (const one of asked) expect([...one].sort()).toEqual(all);
+  });
+
+  it("gives turns at each node by itself", async () => {
+    // Guards: the count of each node. One count for all gives the first of two nodes even turns only.
+    const asked = await fetched(requestFor({ a: 2 }), 4, 2);
+    const ofNode = (which: number) => asked.filter((_, i) => i % 2 === which);
+    for (const which of [0, 1]) {
+      const firsts = ofNode(which).map(([first]) => first);
+      expect(firsts.filter((first) => first === "a/0")).toHaveLength(2);
+    }
   });
 });

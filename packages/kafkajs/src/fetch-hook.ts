@@ -102,7 +102,8 @@ export class FetchHook {
   readonly #end = new AbortController();
   #refreshing = false;
   #waitingForLeader = false;
-  #turn = 0;
+  /** Fetches sent so far, by node: a count of all would give each node the same turn every time. */
+  readonly #turns = new WeakMap<KafkaNode, number>();
 
   constructor(options: FetchHookOptions) {
     this.#options = options;
@@ -192,6 +193,7 @@ export class FetchHook {
       const plan = this.#plan(node, assignment, request);
       if (plan.asked.size > 0) {
         this.#lookErrors.delete(node);
+        this.#turns.set(node, (this.#turns.get(node) ?? 0) + 1);
         return plan;
       }
       if (this.#lookErrors.has(node) || systemClock.now() >= until) return null;
@@ -209,8 +211,7 @@ export class FetchHook {
     );
     // Kafka gives an oversized batch only to the first partition that has something: each gets its
     // turn to be the first.
-    this.#turn += 1;
-    for (const { at, maxBytes } of rotated(all, this.#turn)) {
+    for (const { at, maxBytes } of rotated(all, this.#turns.get(node) ?? 0)) {
       const waitMs = assignment.has(at.topic, at.partition) ? this.#setbacks.left(at, now) : 0;
       const position = waitMs > 0 ? null : this.#positionOf(assignment, at);
       const topicId =
