@@ -159,13 +159,6 @@ export async function networkOf(
   return network(settings);
 }
 
-/** How long `work` takes, in milliseconds. */
-export async function timed(work: () => Promise<unknown>): Promise<number> {
-  const start = systemClock.now();
-  await work();
-  return systemClock.now() - start;
-}
-
 /** Asks until the group has so many members; at most `ms`. */
 export async function membersReach(
   ms: number,
