@@ -9,7 +9,12 @@ export function memoryFeed(records: readonly BrokerRecord[]): Broker {
   const end = BigInt(records.length);
   const refuse = () => Promise.reject(new Error("the memory feed has no producer"));
   return {
-    timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 1_000 },
+    timing: {
+      sessionTimeoutMs: 30_000,
+      heartbeatIntervalMs: 3_000,
+      rebalanceTimeoutMs: 60_000,
+      publishTimeoutMs: 1_000,
+    },
     partitions: async () => 1,
     partitionOf: () => 0,
     offsets: async () => ({ topicId: "feed", offsets: new Map([[0, 0n]]) }),

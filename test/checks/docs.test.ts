@@ -239,6 +239,13 @@ function arithmetic(text: string): number {
 const optionSources: Readonly<Record<string, string>> = {
   ConsumerOptions: "packages/core/src/inbox/consumer-options.ts",
   HandlerOptions: "packages/core/src/inbox/handler.ts",
+  LostPositionPolicy: "packages/core/src/inbox/lost-position.ts",
+  OperatorOptions: "packages/core/src/operator.ts",
+  ActOptions: "packages/core/src/operator.ts",
+  SeekOptions: "packages/core/src/operator.ts",
+  AdoptOptions: "packages/core/src/operator.ts",
+  SyncOptions: "packages/core/src/operator.ts",
+  HistoryOptions: "packages/core/src/operator.ts",
   InboxOptions: "packages/core/src/inbox/inbox.ts",
   OutboxOptions: "packages/core/src/outbox/outbox.ts",
   OutboxRelayOptions: "packages/core/src/outbox/relay-options.ts",

@@ -46,7 +46,7 @@ describe.skipIf(obstacle !== undefined)("a broker behind a bad network", () => {
   // over another connection, so the group keeps the member.
   test("A14: fetches are never answered, heartbeats are: a new client takes over", async () => {
     await using flow = await flowing({
-      settings: { sessionTimeoutMs: 3_000, heartbeatIntervalMs: 300 },
+      settings: { sessionTimeoutMs: 3_000, heartbeatIntervalMs: 300, rebalanceTimeoutMs: 5_000 },
       consumer: { stallAfterMs: 6_000 },
     });
     const silence = planFault(proxy, { on: "Fetch", fault: "hold reply" });

@@ -25,6 +25,7 @@ export function kafkajsBroker(config: KafkajsBrokerConfig): Broker {
     timing: {
       sessionTimeoutMs: settings.sessionTimeoutMs,
       heartbeatIntervalMs: settings.heartbeatIntervalMs,
+      rebalanceTimeoutMs: settings.rebalanceTimeoutMs,
       publishTimeoutMs: settings.publishTimeoutMs,
     },
     partitions: async (topic) => (await cluster.describe(topic)).length,

@@ -22,7 +22,12 @@ function scene(given: { making?: () => Promise<void> } = {}) {
     ...{ now: () => now, random: () => 0.5, sleep: async () => undefined },
   } as unknown as Clock;
   const broker = {
-    timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 5_000 },
+    timing: {
+      sessionTimeoutMs: 30_000,
+      heartbeatIntervalMs: 3_000,
+      rebalanceTimeoutMs: 60_000,
+      publishTimeoutMs: 5_000,
+    },
     consumer: async (_: unknown, says: ConsumerCallbacks): Promise<BrokerConsumer> => {
       clients.push(says);
       const number = clients.length;

@@ -83,8 +83,9 @@ export interface ConsumerOptions<Tx> {
   /**
    * For how long the Kafka client may owe an assigned partition an answer before it is thrown away
    * and built anew, in milliseconds. Shorter: sooner back from a client that fell silent; longer:
-   * fewer rebuilds while Kafka is slow. At least twice the broker's `sessionTimeoutMs`.
-   * @defaultValue 60000, or twice the session time-out where that is more
+   * fewer rebuilds while Kafka is slow. Must be above the broker's `sessionTimeoutMs` and
+   * `rebalanceTimeoutMs`: in a rebalance nothing is fetched.
+   * @defaultValue twice the rebalance time-out or twice the session time-out, whichever is more
    */
   readonly stallAfterMs?: number;
   /**
@@ -114,7 +115,6 @@ const defaults = {
   hangingTransactionAfterMs: 90_000,
 };
 
-const stallAfterMs = 60_000;
 const handlerTimeoutMs = 15_000;
 
 export type CompleteOptions<Tx> = ConsumerOptions<Tx> &
@@ -161,18 +161,19 @@ export function checkConsumerOptions(options: unknown): void {
 export function withDefaults<Tx>(given: ConsumerOptions<Tx>): CompleteOptions<Tx> {
   // A key that is there with the value undefined means "not given", as in a call's own defaults.
   const set = Object.entries(given).filter(([, value]) => value !== undefined);
-  const { sessionTimeoutMs } = given.broker.timing;
+  const { sessionTimeoutMs, rebalanceTimeoutMs } = given.broker.timing;
   const complete = {
     ...given,
     ...defaults,
-    stallAfterMs: Math.max(stallAfterMs, 2 * sessionTimeoutMs),
+    stallAfterMs: 2 * Math.max(rebalanceTimeoutMs, sessionTimeoutMs),
     handlerTimeoutMs: Math.min(handlerTimeoutMs, sessionTimeoutMs),
     ...Object.fromEntries(set),
   };
   const problems: string[] = [];
-  if (complete.stallAfterMs < 2 * sessionTimeoutMs) {
+  const quietMs = Math.max(rebalanceTimeoutMs, sessionTimeoutMs);
+  if (complete.stallAfterMs <= quietMs) {
     problems.push(
-      `stallAfterMs (${complete.stallAfterMs}) must be at least twice the broker's sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
+      `stallAfterMs (${complete.stallAfterMs}) must be above the broker's rebalanceTimeoutMs (${rebalanceTimeoutMs}) and sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
     );
   }
   if (complete.handlerTimeoutMs > sessionTimeoutMs) {

@@ -70,7 +70,12 @@ function fakeBroker() {
   const group: { offsets: readonly GroupOffset[] } = { offsets: [] };
   const offsets = new Map([[0, 0n]]);
   const broker = {
-    timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 5_000 },
+    timing: {
+      sessionTimeoutMs: 30_000,
+      heartbeatIntervalMs: 3_000,
+      rebalanceTimeoutMs: 30_000,
+      publishTimeoutMs: 5_000,
+    },
     offsets: async () => ({ topicId: "topic-2", offsets }),
     group: async () => ({ members: 1, offsets: group.offsets }),
     consumer: async (_: unknown, says: ConsumerCallbacks) => {

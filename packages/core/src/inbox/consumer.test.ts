@@ -67,7 +67,12 @@ function fakeBroker() {
   const start = new Map([[0, 0n]]);
   const state = { refused: 0 };
   const broker = {
-    timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 5_000 },
+    timing: {
+      sessionTimeoutMs: 30_000,
+      heartbeatIntervalMs: 3_000,
+      rebalanceTimeoutMs: 60_000,
+      publishTimeoutMs: 5_000,
+    },
     offsets: async () => Object.assign(new Map(start), { topicId, offsets: start }),
     consumer: async (asked: ConsumerOptions, says: ConsumerCallbacks) => {
       tries.push(asked.requireTopics);

@@ -83,7 +83,12 @@ describe("startFrom of a handler", () => {
 
   function consumer() {
     const none = async () => undefined;
-    const timing = { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 1 };
+    const timing = {
+      sessionTimeoutMs: 30_000,
+      heartbeatIntervalMs: 3_000,
+      rebalanceTimeoutMs: 60_000,
+      publishTimeoutMs: 1,
+    };
     const broker = { timing, consumer: none, offsets: none } as unknown as Broker;
     const storage = { open: none, claim: none } as unknown as Storage<"tx">;
     return createConsumer({ name: "billing", storage, broker });

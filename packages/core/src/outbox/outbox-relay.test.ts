@@ -106,7 +106,12 @@ function fakeStorage(rows: OutboxRow[]) {
 function fakeBroker(missing: ReadonlySet<string>) {
   const sent: string[] = [];
   const broker = {
-    timing: { sessionTimeoutMs: 30_000, heartbeatIntervalMs: 3_000, publishTimeoutMs: 5_000 },
+    timing: {
+      sessionTimeoutMs: 30_000,
+      heartbeatIntervalMs: 3_000,
+      rebalanceTimeoutMs: 60_000,
+      publishTimeoutMs: 5_000,
+    },
     partitions: async (topic: string) => {
       if (missing.has(topic)) throw new BrokerError("topic-missing", `${topic} does not exist`);
       return 1;

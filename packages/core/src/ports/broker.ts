@@ -158,10 +158,12 @@ export interface BrokerProducer {
 }
 
 export interface Broker {
-  /** Session and heartbeat of the consumers it makes, in milliseconds. */
+  /** Times of the consumers it makes, in milliseconds. */
   readonly timing: {
     readonly sessionTimeoutMs: number;
     readonly heartbeatIntervalMs: number;
+    /** Longest time a group waits for its members in a rebalance; nothing is fetched meanwhile. */
+    readonly rebalanceTimeoutMs: number;
     /** Longest time one `publish` may take before its outcome is reported as unknown. */
     readonly publishTimeoutMs: number;
   };
