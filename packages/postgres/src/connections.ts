@@ -1,7 +1,8 @@
 /**
  * Owns clients taken from the pool: each has an error listener while it is out (a dying connection
- * would end the process else), and goes back only when it is known to be clean. Never changes the
- * pool's settings, and never ends a pool.
+ * would end the process else), and goes back only when it is known to be clean. Statements sent here
+ * are watched for their answers, as are connections that are being made. Never changes the pool's
+ * settings, and never ends a pool.
  *
  *   (pool) ──acquire──▶ out ──release──▶ (pool)
  *                        │
@@ -9,6 +10,7 @@
  */
 import { StorageError } from "@oncebox/core";
 import type { Pool, PoolClient, QueryResult, QueryResultRow } from "pg";
+import type { AnswerWatch } from "./answer-watch.ts";
 import { endsConnection, type StorageErrors } from "./postgres-errors.ts";
 import type { Statement } from "./queries.ts";
 import { ownTypes } from "./wire.ts";
@@ -29,6 +31,8 @@ export interface Connection {
   readonly runForArrays: <R extends readonly unknown[]>(statement: Statement) => Promise<R[]>;
   /** One or more statements as plain text. The result is that of the last. */
   readonly script: (text: string) => Promise<QueryResult>;
+  /** From now on each statement may wait so long for locks, on top of the time for its answer. */
+  readonly mayWait: (lockWaitMs: number) => void;
   /** Back to the pool. Only when no transaction is open. */
   readonly release: () => void;
   /** Ends the socket at once, whatever runs on it. */
@@ -50,10 +54,11 @@ export interface ConnectionOptions {
   readonly preparedStatements: boolean;
   readonly acquireTimeoutMs: number;
   readonly errors: StorageErrors;
+  readonly answers: AnswerWatch;
 }
 
 export function connections(options: ConnectionOptions): Connections {
-  const { pool, errors } = options;
+  const { pool, errors, answers } = options;
   const statementOf = ({ name, text, values, prepare }: Statement) => ({
     ...(prepare && options.preparedStatements ? { name } : {}),
     text,
@@ -61,8 +66,12 @@ export function connections(options: ConnectionOptions): Connections {
     types: ownTypes,
   });
   const acquire = async () => {
-    const client = await takeClient(options);
-    return connectionOf(client, statementOf, errors);
+    // Ends with the last of the pool's idle clients at the latest: a new one is not suspected.
+    for (;;) {
+      const client = await takeClient(options);
+      if (!answers.suspects(client)) return connectionOf(client, statementOf, options);
+      end(client);
+    }
   };
   return {
     acquire,
@@ -85,10 +94,11 @@ export function connections(options: ConnectionOptions): Connections {
 function connectionOf(
   client: PoolClient,
   statementOf: (statement: Statement) => object,
-  errors: StorageErrors,
+  { errors, answers }: ConnectionOptions,
 ): Connection {
   let lost = false;
   let out = true;
+  let lockWaitMs = 0;
   const onEnd = () => {
     lost = true;
   };
@@ -99,33 +109,48 @@ function connectionOf(
     if (endsConnection(error)) lost = true;
     return errors.ours(error);
   };
-  const rethrow = (error: unknown): never => {
-    throw saw(error);
+  const silent = (error: Error) => {
+    lost = true;
+    // The driver hands the error to everything that waits on this connection.
+    client.connection?.stream?.destroy(error);
   };
   // The driver's types know only its own parsers' kind of `types`.
-  const send = (config: object) =>
-    (client.query as (config: object) => Promise<QueryResult>).call(client, config);
+  const query = client.query as (config: object | string) => Promise<QueryResult>;
+  const send = async (config: object | string) => {
+    const awaited = answers.sent(lockWaitMs, silent);
+    try {
+      return await query.call(client, config);
+    } catch (error) {
+      throw saw(error);
+    } finally {
+      answers.answered(awaited);
+    }
+  };
   return {
     client,
     pipelined: isPipelined(client),
     lost: () => lost,
     saw,
     run: <R extends QueryResultRow>(statement: Statement) =>
-      send(statementOf(statement)).catch(rethrow) as Promise<QueryResult<R>>,
+      send(statementOf(statement)) as Promise<QueryResult<R>>,
     runForArrays: async <R extends readonly unknown[]>(statement: Statement) => {
       const config = { ...statementOf(statement), rowMode: "array" };
-      const { rows } = await send(config).catch(rethrow);
+      const { rows } = await send(config);
       return rows as unknown as R[];
     },
     script: async (text) => {
-      const result = (await client.query(text).catch(rethrow)) as QueryResult | QueryResult[];
+      const result = (await send(text)) as QueryResult | QueryResult[];
       const last = Array.isArray(result) ? result.at(-1) : result;
       if (last === undefined) throw new TypeError("the driver answered a statement with nothing");
       return last;
     },
+    mayWait: (ms) => {
+      lockWaitMs = ms;
+    },
     release: () => {
       if (!out) return;
       out = false;
+      answers.heard(client);
       // The pool puts its own listener on before ours goes.
       client.release(lost);
       client.removeListener("error", onEnd);
@@ -134,12 +159,19 @@ function connectionOf(
     destroy: () => {
       if (!out) return;
       out = false;
-      // The driver waits for answers on a pipelined connection before it ends it: a statement that
-      // hangs would keep it for ever. Our listener stays on, for what the dying socket says.
-      client.connection?.stream?.destroy();
-      client.release(true);
+      // Our listener stays on, for what the dying socket says.
+      end(client);
     },
   };
+}
+
+/**
+ * The driver waits for answers on a pipelined connection before it ends it: a statement that hangs
+ * would keep it for ever. So the socket goes first.
+ */
+function end(client: PoolClient): void {
+  client.connection?.stream?.destroy();
+  client.release(true);
 }
 
 /** Whether the driver sends statements at once on this client (pg >= 8.23 with `pipeline: true`). */
@@ -147,11 +179,11 @@ export function isPipelined(client: object): boolean {
   return (client as { readonly pipeline?: unknown }).pipeline === true;
 }
 
-async function takeClient({ pool, acquireTimeoutMs, errors }: ConnectionOptions) {
+async function takeClient({ pool, acquireTimeoutMs, errors, answers }: ConnectionOptions) {
   let timer: NodeJS.Timeout | undefined;
   // Where one is free it comes without any waiting.
   const free = pool.idleCount > pool.waitingCount;
-  const waiting = pool.connect();
+  const waiting = free ? pool.connect() : watchedConnect(pool, answers);
   try {
     if (free) return await waiting;
     // The pool waits for ever by default; a wait without a ceiling would hide that it is too small.
@@ -174,8 +206,29 @@ async function takeClient({ pool, acquireTimeoutMs, errors }: ConnectionOptions)
   throw await exhausted(pool, acquireTimeoutMs);
 }
 
+/**
+ * The pool waits for ever, by default, for a server that takes a connection and says nothing: each
+ * try would keep a place of the pool, until none is left. Only an attempt that was made for this very
+ * call is ended; what others wait for is theirs.
+ */
+async function watchedConnect(pool: Pool, answers: AnswerWatch): Promise<PoolClient> {
+  const before = pool.totalCount;
+  const connecting = pool.connect();
+  const { _clients: clients } = pool as unknown as { readonly _clients?: readonly PoolClient[] };
+  // The pool makes a client at once, or waits for another's.
+  const made = pool.totalCount > before ? clients?.at(-1) : undefined;
+  if (made === undefined) return connecting;
+  const awaited = answers.sent(0, (error) => made.connection?.stream?.destroy(error));
+  try {
+    return await connecting;
+  } finally {
+    answers.answered(awaited);
+  }
+}
+
 const poolTimeoutText = /timeout exceeded when trying to connect/;
 
+const probeMs = 5_000;
 const probes = new WeakMap<Pool, Promise<unknown>>();
 
 /**
@@ -204,7 +257,8 @@ async function probe(pool: Pool): Promise<void> {
   const { Client } = pool as unknown as { Client: new (options: object) => PoolClient };
   // The pool hides its password from enumeration.
   const { password } = pool.options;
-  const client = new Client({ ...pool.options, password, connectionTimeoutMillis: 5_000 });
+  const times = { connectionTimeoutMillis: probeMs, query_timeout: probeMs };
+  const client = new Client({ ...pool.options, password, ...times });
   client.on("error", () => {});
   try {
     await client.connect();

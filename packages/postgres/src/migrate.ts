@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { ConfigurationError, checkOptions, having } from "@oncebox/core";
 import type { Pool } from "pg";
+import { noAnswerWatch } from "./answer-watch.ts";
 import { rollBack } from "./chunk.ts";
 import { type Connection, connections } from "./connections.ts";
 import { type Migration, migrations } from "./migrations.generated.ts";
@@ -40,7 +41,8 @@ export async function migrate(pool: Pool, options: MigrateOptions = {}): Promise
   const schema = options.schema ?? defaultSchema;
   const errors = storageErrors();
   const acquireTimeoutMs = queueTimeoutMs;
-  const parts = { pool, preparedStatements: false, acquireTimeoutMs, errors };
+  const answers = noAnswerWatch();
+  const parts = { pool, preparedStatements: false, acquireTimeoutMs, errors, answers };
   const connection = await connections(parts).acquire();
   try {
     await connection.script(

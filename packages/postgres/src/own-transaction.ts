@@ -14,6 +14,7 @@ export async function ownTransaction<R>(
   work: (connection: Connection) => Promise<R>,
 ): Promise<R> {
   const connection = await connections.acquire();
+  connection.mayWait(lockTimeoutMs);
   let result: R;
   try {
     await connection.script(

@@ -75,6 +75,7 @@ async function claim(
   const connection = await connections.acquire();
   // 0 would mean no limit.
   const lockTimeoutMs = Math.max(1, Math.ceil(waitMs));
+  connection.mayWait(lockTimeoutMs);
   const begun = settled(
     connection.script(
       `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = ${lockTimeoutMs}`,

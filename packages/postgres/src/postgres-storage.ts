@@ -11,6 +11,7 @@ import {
   type Storage,
 } from "@oncebox/core";
 import type { ClientBase, Pool, QueryResult } from "pg";
+import { answerWatch } from "./answer-watch.ts";
 import { checkDatabase } from "./check.ts";
 import { openChunk } from "./chunk.ts";
 import { type Connections, connections } from "./connections.ts";
@@ -60,6 +61,15 @@ export interface PostgresStorageOptions {
    * @defaultValue 15_000
    */
   readonly acquireTimeoutMs?: number;
+  /**
+   * How many milliseconds a statement of the storage itself may stay without an answer before its
+   * connection is destroyed, waits for locks that have a limit of their own not counted. Shorter
+   * notices sooner that the database vanished without a word (a cable, a firewall, a host); but a
+   * database that only is that slow then has to do its work again. Statements of handlers are bounded
+   * by the consumer's `handlerTimeoutMs`.
+   * @defaultValue 30_000
+   */
+  readonly answerTimeoutMs?: number;
 }
 
 const dayMs = 86_400_000;
@@ -82,6 +92,8 @@ export function postgresStorage(options: PostgresStorageOptions): Storage<Client
       fits: (value) => value === null || idleTimeout.fits(value),
     },
     acquireTimeoutMs: integer(1, dayMs),
+    // Less than this is an ordinary pause of a healthy server.
+    answerTimeoutMs: integer(100, dayMs),
   });
   const { pool, schema = defaultSchema, idleInTransactionTimeoutMs = 20_000 } = options;
   const errors = storageErrors();
@@ -94,6 +106,7 @@ export function postgresStorage(options: PostgresStorageOptions): Storage<Client
       errors,
       preparedStatements: options.preparedStatements ?? true,
       acquireTimeoutMs: options.acquireTimeoutMs ?? 15_000,
+      answers: answerWatch(options.answerTimeoutMs ?? 30_000),
     }),
   };
   const outbox = outboxQueries(schema);

@@ -21,7 +21,9 @@ export function seekVerbs(parts: PartitionParts): SeekVerbs {
     seek: (request) => seek(parts, request),
     audit: async (entry) => {
       const statement = operator.audit(entry);
-      await connections.with(`audit of ${entry.consumer}`, (connection) => connection.run(statement));
+      await connections.with(`audit of ${entry.consumer}`, (connection) =>
+        connection.run(statement),
+      );
     },
     auditLog: async (consumer, page) => {
       const { rows } = await connections.with(`audit log of ${consumer}`, (connection) =>
