@@ -1,12 +1,14 @@
 /**
- * `npm run bench [-- --only chunk,relay,end-to-end,takeover,latency]`: the first figures. Starts its
+ * `npm run bench [-- --only chunk,relay,end-to-end,…]`: the first figures. Starts its
  * own servers, runs one thing at a time, prints a line each. Ratios are pair by pair in one run.
  */
 import { parseArgs } from "node:util";
 import { provideKafka } from "../test/fixtures/kafka.ts";
 import { providePostgres } from "../test/fixtures/postgres.ts";
+import { backlog } from "./backlog.ts";
 import { chunkAgainstRaw } from "./chunk.ts";
 import { endToEnd, latency } from "./end-to-end.ts";
+import { identity } from "./identity.ts";
 import { relayDrain } from "./relay.ts";
 import { takeover } from "./takeover.ts";
 
@@ -21,6 +23,8 @@ const cases: Readonly<Record<string, (servers: Servers) => Promise<string>>> = {
   "end-to-end": endToEnd,
   latency,
   takeover,
+  identity,
+  backlog,
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" } } });

@@ -1,4 +1,4 @@
-/** From SIGKILL inside a chunk to the first commit of a partition it held by somebody else. */
+/** From SIGKILL or SIGSTOP inside a chunk to the first commit of its partition by somebody else. */
 import { migrate } from "@oncebox/postgres";
 import { Kafka, logLevel, Partitioners } from "kafkajs";
 import { spawnWorker, type Worker } from "../test/fixtures/child.ts";
@@ -10,7 +10,19 @@ import { median } from "./figures.ts";
 const rounds = 3;
 const partitions = 4;
 
-export async function takeover({ databaseUrl, brokers }: Servers): Promise<string> {
+type Blow = "SIGKILL" | "SIGSTOP";
+
+export async function takeover(servers: Servers): Promise<string> {
+  const killed = await takeovers(servers, "SIGKILL");
+  const frozen = await takeovers(servers, "SIGSTOP");
+  return `kill → first commit by the new owner: ${told(killed)}; freeze inside a transaction: ${told(frozen)} (session 6,000 ms, idle in transaction 3,000 ms)`;
+}
+
+function told(took: readonly number[]): string {
+  return `median ${median(took).toFixed(0)} ms of ${took.map((ms) => ms.toFixed(0)).join(", ")}`;
+}
+
+async function takeovers({ databaseUrl, brokers }: Servers, blow: Blow): Promise<number[]> {
   const database = await createDatabase(databaseUrl);
   await migrate(database.pool());
   const kafka = new Kafka({ brokers: [...brokers], logLevel: logLevel.NOTHING });
@@ -42,19 +54,27 @@ export async function takeover({ databaseUrl, brokers }: Servers): Promise<strin
   }, 50);
   const took: number[] = [];
   const workers: Worker[] = [start()];
+  const all = [...workers];
+  const startMore = () => {
+    const worker = start();
+    all.push(worker);
+    return worker;
+  };
   try {
-    for (let round = 0; round < rounds; round += 1) took.push(await oneRound(workers, start));
+    for (let round = 0; round < rounds; round += 1) {
+      took.push(await oneRound(workers, startMore, blow));
+    }
   } finally {
     clearInterval(feeding);
-    for (const worker of workers) worker.kill();
-    await Promise.all(workers.map((worker) => worker.exited));
+    for (const worker of all) worker.kill();
+    await Promise.all(all.map((worker) => worker.exited));
     await producer.disconnect();
     await database.drop();
   }
-  return `kill → first commit by the new owner: median ${median(took).toFixed(0)} ms of ${took.map((ms) => ms.toFixed(0)).join(", ")} (session 6,000 ms)`;
+  return took;
 }
 
-async function oneRound(workers: Worker[], start: () => Worker): Promise<number> {
+async function oneRound(workers: Worker[], start: () => Worker, blow: Blow): Promise<number> {
   const [victim] = workers as [Worker];
   const heir = start();
   workers.push(heir);
@@ -64,7 +84,7 @@ async function oneRound(workers: Worker[], start: () => Worker): Promise<number>
     (step) => step.step === "inbox.chunk-opening" && victim.steps.indexOf(step) >= since,
   );
   const killedAt = Date.now();
-  victim.kill("SIGKILL");
+  victim.kill(blow);
   workers.shift();
   const committed = await heir.waitFor(
     (step) =>
