@@ -183,15 +183,18 @@ async function takeClient({ pool, acquireTimeoutMs, errors, answers }: Connectio
   let timer: NodeJS.Timeout | undefined;
   // Where one is free it comes without any waiting.
   const free = pool.idleCount > pool.waitingCount;
-  const waiting = free ? pool.connect() : watchedConnect(pool, answers);
+  const waiting = pool.connect();
   try {
     if (free) return await waiting;
+    watchMaking(pool, answers);
     // The pool waits for ever by default; a wait without a ceiling would hide that it is too small.
     const expired = new Promise<"expired">((resolve) => {
       timer = setTimeout(resolve, acquireTimeoutMs, "expired");
     });
     const client = await Promise.race([waiting, expired]);
     if (client !== "expired") return client;
+    // Our turn came too late for the look above.
+    watchMaking(pool, answers);
     waiting.then(
       (late) => late.release(),
       () => {},
@@ -208,23 +211,23 @@ async function takeClient({ pool, acquireTimeoutMs, errors, answers }: Connectio
 
 /**
  * The pool waits for ever, by default, for a server that takes a connection and says nothing: each
- * try would keep a place of the pool, until none is left. Only an attempt that was made for this very
- * call is ended; what others wait for is theirs.
+ * try would keep a place of the pool, until none is left for anyone. So what is being made now is
+ * watched like a statement, whoever asked for it: the pool tells nobody for whom it makes a client.
  */
-async function watchedConnect(pool: Pool, answers: AnswerWatch): Promise<PoolClient> {
-  const before = pool.totalCount;
-  const connecting = pool.connect();
-  const { _clients: clients } = pool as unknown as { readonly _clients?: readonly PoolClient[] };
-  // The pool makes a client at once, or waits for another's.
-  const made = pool.totalCount > before ? clients?.at(-1) : undefined;
-  if (made === undefined) return connecting;
-  const awaited = answers.sent(0, (error) => made.connection?.stream?.destroy(error));
-  try {
-    return await connecting;
-  } finally {
-    answers.answered(awaited);
+function watchMaking(pool: Pool, answers: AnswerWatch): void {
+  const { _clients: clients = [] } = pool as unknown as { readonly _clients?: readonly Made[] };
+  for (const client of clients) {
+    if (client._connecting !== true || watched.has(client)) continue;
+    watched.add(client);
+    const awaited = answers.sent(0, (error) => client.connection?.stream?.destroy(error));
+    const answered = () => answers.answered(awaited);
+    client.once("connect", answered).once("end", answered);
   }
 }
+
+type Made = PoolClient & { readonly _connecting?: boolean };
+
+const watched = new WeakSet<object>();
 
 const poolTimeoutText = /timeout exceeded when trying to connect/;
 
