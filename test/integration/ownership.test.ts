@@ -67,7 +67,13 @@ describe("a partition changes hands", () => {
     const effects = (await s.effectsReach(200)).map((effect) => effect.split(" ")[0]);
     expect([...effects].sort()).toEqual([...values].sort());
     const claims = s.ear.heard.filter(({ type }) => type === "inbox.claimed");
+    const assigned = s.ear.heard.flatMap((event) =>
+      event.type === "inbox.assigned" ? event.partitions : [],
+    );
+    // One for each partition of each assignment: a worker that outlives its assignment is fenced by
+    // the next one, and would claim again behind its back.
     expect(claims.length).toBeGreaterThanOrEqual(5);
+    expect(claims.length).toBeLessThanOrEqual(assigned.length);
   });
 
   // Guards the check of the assignment's number (consumer.ts, #deliver).
