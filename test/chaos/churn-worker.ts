@@ -12,6 +12,7 @@ import { brokenClient, kafkaFirst, type OnBroken, type SqlBreak } from "../fixtu
 import { openPool } from "../fixtures/databases.ts";
 import { stepData } from "../fixtures/history.ts";
 import { stepLog } from "../fixtures/step-log.ts";
+import { askUncommitted } from "./uncommitted.ts";
 
 /** Where a worker can be told to stop. */
 export type Point =
@@ -35,6 +36,8 @@ export interface WorkerSettings {
   readonly pipelined: boolean;
   readonly breaks: readonly SqlBreak[];
   readonly kafkaFirst: boolean;
+  /** Whether Kafka is asked for what is not committed as well. */
+  readonly uncommitted: boolean;
   readonly sessionTimeoutMs: number;
 }
 
@@ -106,6 +109,14 @@ const onBroken: OnBroken = (name, what) => {
   step("broken", { name, what });
 };
 
+if (settings.uncommitted) {
+  askUncommitted(() => {
+    if (broken.has("isolation")) return;
+    broken.add("isolation");
+    step("broken", { name: "isolation", what: "Fetch" });
+  });
+}
+
 const pool = openPool({
   connectionString: settings.databaseUrl,
   application_name: settings.name,
@@ -135,7 +146,8 @@ const consumer = createConsumer({
   await tx.query(
     `INSERT INTO effects (message_id, key, sequence, topic, partition, record_offset, worker)
      VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-    [id, key, Number(value), topic, partition, offset.toString(), settings.name],
+    // A text of PostgreSQL holds no zero bytes, and some keys are made of them.
+    [id, key?.replaceAll("\0", "0"), Number(value), topic, partition, `${offset}`, settings.name],
   );
   stopIfTold("handling", partition);
 });

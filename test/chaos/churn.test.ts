@@ -29,7 +29,7 @@ beforeAll(async () => {
   stops.push(async () => rmSync(folder, { recursive: true, force: true }));
   const starting = [startPostgres(), startKafka()] as const;
   for (const server of await Promise.allSettled(starting)) {
-    if (server.status === "fulfilled") stops.push(server.value.stop);
+    if (server.status === "fulfilled") stops.push(() => server.value.stop());
   }
   const [postgres, kafka] = await Promise.all(starting);
   servers = { databaseUrl: postgres.url, brokers: kafka.brokers, folder };

@@ -15,12 +15,25 @@ export interface ProducerOptions {
   readonly chance: () => number;
 }
 
+/** Whoever writes the messages of a run, and goes on only as far as it is let. */
+export interface MessageSource {
+  /** Everything that was meant to be sent so far. */
+  readonly intents: readonly Intent[];
+  /** Lets so many more messages go. */
+  readonly allow: (messages: number) => void;
+  readonly allowAll: () => void;
+  /** Sends no more: the run broke off. */
+  readonly abandon: () => void;
+  /** Sends everything; resolves when the last was answered. */
+  readonly run: () => Promise<void>;
+}
+
 const keys = 96;
 const batchSize = 40;
 /** A repeat is of one of so many messages before it. */
 const recentMax = 400;
 
-export class ChurnProducer {
+export class ChurnProducer implements MessageSource {
   readonly intents: Intent[] = [];
   readonly #options: ProducerOptions;
   readonly #sequences = new Map<string, number>();
@@ -32,7 +45,6 @@ export class ChurnProducer {
     this.#options = options;
   }
 
-  /** Lets so many more messages go. */
   allow(messages: number): void {
     this.#allowed = Math.min(this.#options.messages, this.#allowed + messages);
     this.#wake();
@@ -42,13 +54,12 @@ export class ChurnProducer {
     this.allow(this.#options.messages);
   }
 
-  /** Sends no more: the run broke off. */
   abandon(): void {
     this.#abandoned = true;
     this.#wake();
   }
 
-  /** Sends everything, one batch after another; resolves when the last was answered. */
+  /** One batch after another. */
   async run(): Promise<void> {
     const { kafka, messages } = this.#options;
     const producer = kafka.producer({

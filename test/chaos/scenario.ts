@@ -1,4 +1,4 @@
-// Owns one run from an empty database and topic to the checker's verdict: a producer, four workers,
+// Owns one run from an empty database and topic to the checker's verdict: a producer, the workers,
 // and what is done to them. The same for runs that must hold and for those that must not.
 
 import { mkdirSync } from "node:fs";
@@ -11,6 +11,7 @@ import {
   explain,
   type Intent,
   type LogEnd,
+  type LogRecord,
   ledger,
   type Report,
 } from "../fixtures/checker.ts";
@@ -29,8 +30,9 @@ import { readTopic } from "../fixtures/topic-log.ts";
 import { type ActCounts, chanceOf, perform, planOf } from "./acts.ts";
 import type { WorkerSettings } from "./churn-worker.ts";
 import { Crew, type Heard } from "./crew.ts";
-import { ChurnProducer } from "./producer.ts";
+import { ChurnProducer, type MessageSource } from "./producer.ts";
 import { type Tally, tallyOf } from "./tally.ts";
+import { TransactionalWriters } from "./transactional-writers.ts";
 
 export interface Servers {
   readonly databaseUrl: string;
@@ -47,6 +49,12 @@ export interface ChurnSettings {
   readonly breaks: readonly SqlBreak[];
   readonly kafkaFirst: boolean;
   readonly pipelined: boolean;
+  /** Workers at a time. Default 4. */
+  readonly places?: number;
+  /** Kafka's transactions, half of them aborted, instead of one producer without. */
+  readonly transactional?: boolean;
+  /** Whether the workers ask Kafka for what is not committed as well. */
+  readonly uncommitted?: boolean;
 }
 
 export interface ChurnOutcome {
@@ -54,10 +62,16 @@ export interface ChurnOutcome {
   readonly tally: Tally;
   /** Seed, settings, counts and findings: what a failure has to print. */
   readonly account: string;
+  readonly topic: string;
+  readonly intents: readonly Intent[];
+  /** Records in the log that were aborted. */
+  readonly aborted: number;
+  /** All others. */
+  readonly records: readonly LogRecord[];
 }
 
 const partitions = 6;
-const places = 4;
+const placesByDefault = 4;
 const sessionTimeoutMs = 3_000;
 const schema = "oncebox";
 const consumer = "ledger";
@@ -73,12 +87,13 @@ export async function churn(
   const began = performance.now();
   const context = `seed ${seed}, settings ${JSON.stringify(settings)}`;
   try {
-    const { report, tally } = await run(servers, seed, settings);
+    const { report, tally, ...rest } = await run(servers, seed, settings);
     const seconds = ((performance.now() - began) / 1_000).toFixed(1);
     const counts = JSON.stringify({ ...tally, broken: [...tally.broken] });
     const sums = `produced=${report.acknowledged} redelivered=${report.redelivered}`;
-    const account = `${seconds} s, ${context}\n  ${ledger(report)} ${sums}\n  ${counts}`;
-    return { report, tally, account: `${account}\n${explain(report)}` };
+    const aborted = settings.transactional ? ` aborted=${rest.aborted}` : "";
+    const account = `${seconds} s, ${context}\n  ${ledger(report)} ${sums}${aborted}\n  ${counts}`;
+    return { report, tally, ...rest, account: `${account}\n${explain(report)}` };
   } catch (error) {
     throw new Error(`a run broke off (${context}): ${error}`, { cause: error });
   }
@@ -103,16 +118,18 @@ async function run(servers: Servers, seed: number, settings: ChurnSettings) {
       topic,
     };
     const { crew, intents, log, offsets } = await work(kafka, source, folder, seed, settings);
+    const { records, logEnds, aborted } = log;
     const report = check({
       intents,
       committed: null,
-      ...log,
+      ...{ records, logEnds },
       deliveries: deliveriesOf(new Map(crew.lives.map(({ name, steps }) => [name, steps]))),
       effects: await readEffects(database.url, "effects"),
       positions: await readPositions(database.url, schema),
       offsets,
     });
-    return { report, tally: tallyOf(crew, sessionTimeoutMs) };
+    const tally = tallyOf(crew, sessionTimeoutMs);
+    return { report, tally, topic, intents, aborted, records };
   } finally {
     await database.drop();
   }
@@ -130,12 +147,15 @@ async function work(
   const crew = new Crew({
     file: new URL("./churn-worker.ts", import.meta.url),
     folder: runFolder(folder, source.topic),
-    places,
+    places: settings.places ?? placesByDefault,
     argumentOf: (name, orders) => {
       const { databaseUrl, brokers, topic } = source;
-      const { breaks, kafkaFirst, pipelined } = settings;
+      const { breaks, kafkaFirst, pipelined, uncommitted = false } = settings;
       const place = { name, orders, consumer, databaseUrl, brokers, topic, sessionTimeoutMs };
-      return JSON.stringify({ ...place, breaks, kafkaFirst, pipelined } satisfies WorkerSettings);
+      return JSON.stringify({
+        ...place,
+        ...{ breaks, kafkaFirst, pipelined, uncommitted },
+      } satisfies WorkerSettings);
     },
   });
   try {
@@ -158,12 +178,15 @@ async function produceAndChurn(
   topic: string,
   crew: Crew,
   seed: number,
-  { messages, repeats, acts }: ChurnSettings,
+  { messages, repeats, acts, places = placesByDefault, transactional = false }: ChurnSettings,
 ): Promise<readonly Intent[]> {
   const chance = chanceOf(seed);
   const plan = planOf(acts, places, chance);
   const share = Math.ceil(messages / (plan.length + 1) / 3);
-  const producer = new ChurnProducer({ kafka, topic, messages, repeats, chance });
+  const options = { kafka, topic, messages, repeats, chance };
+  const producer: MessageSource = transactional
+    ? new TransactionalWriters(options, partitions)
+    : new ChurnProducer(options);
   const producing = producer.run();
   const acting = (async () => {
     const feed = () => producer.allow(share);
