@@ -20,3 +20,32 @@ export type {
   OwnTransaction,
   StorageUnderTest,
 } from "./conformance/storage/storage-under-test.ts";
+export {
+  type ManualClock,
+  type ManualClockOptions,
+  manualClock,
+  type ProcessClock,
+} from "./manual-clock.ts";
+export {
+  type MemoryDatabase,
+  type MemoryDatabaseOptions,
+  memoryDatabase,
+} from "./memory-storage/database.ts";
+export { type DatabaseFailure, MemoryDatabaseError } from "./memory-storage/database-error.ts";
+export type {
+  DatabaseFaults,
+  LateCommit,
+  StatementFault,
+  StatementSeen,
+} from "./memory-storage/database-faults.ts";
+export {
+  type BehindTx,
+  beginTransaction,
+  behind,
+  type MemoryStorage,
+  type MemoryStorageOptions,
+  type MemoryTransaction,
+  memoryStorage,
+} from "./memory-storage/memory-storage.ts";
+export type { MemoryTx } from "./memory-storage/memory-tx.ts";
+export type { Row, Snapshot } from "./memory-storage/tables.ts";

@@ -1,0 +1,152 @@
+/** The transaction of one chunk: fenced and recorded by `open`, advanced and committed by `commit`. */
+import {
+  type ChunkTransaction,
+  ClaimLostError,
+  type LogMark,
+  type PartitionClaim,
+  type Recorded,
+  type RecordRef,
+  TransactionFinishedError,
+} from "@oncebox/core";
+import type { Connection } from "./connection.ts";
+import { translated } from "./database-error.ts";
+import { type MemoryTx, makeTx } from "./memory-tx.ts";
+import { aborted, commitOf, endedEarly } from "./own-transaction.ts";
+import { type PartitionRow, partitionKey, type StorageParts } from "./parts.ts";
+import { lostBefore } from "./pool.ts";
+import { recordChunk } from "./record-ids.ts";
+import type { Transaction } from "./tables.ts";
+
+/** I2, I3. Throws ClaimLostError. */
+export async function openChunk(
+  parts: StorageParts,
+  claim: PartitionClaim,
+  records: readonly RecordRef[],
+): Promise<ChunkTransaction<MemoryTx>> {
+  const { pool, database } = parts;
+  const { tables } = database;
+  const connection = await pool.acquire();
+  const key = partitionKey(claim);
+  try {
+    const begun = connection.begin();
+    const opened = await connection.run("open", async (transaction) => {
+      await tables.lock(transaction, `partitions/${key}`, parts.lockTimeoutMs);
+      const row = tables.get(transaction, "partitions", key) as PartitionRow | undefined;
+      if (row?.token !== claim.token) throw claimLost(claim);
+      const { nextOffset } = row;
+      const recorded = await recordChunk(parts, transaction, claim, nextOffset, records);
+      return { nextOffset, recorded };
+    });
+    return new Chunk(parts, connection, begun, claim, opened);
+  } catch (error) {
+    await connection.rollback();
+    pool.release(connection);
+    throw translated(`chunk of ${nameOf(claim)}`, error);
+  }
+}
+
+class Chunk implements ChunkTransaction<MemoryTx> {
+  readonly nextOffset: bigint;
+  readonly recorded: readonly Recorded[];
+  readonly #parts: StorageParts;
+  readonly #connection: Connection;
+  readonly #begun: Transaction;
+  readonly #claim: PartitionClaim;
+  #over = false;
+  #destroyed = false;
+  #firstFailure: unknown = null;
+
+  constructor(
+    parts: StorageParts,
+    connection: Connection,
+    begun: Transaction,
+    claim: PartitionClaim,
+    opened: { readonly nextOffset: bigint; readonly recorded: readonly Recorded[] },
+  ) {
+    this.#parts = parts;
+    this.#connection = connection;
+    this.#begun = begun;
+    this.#claim = claim;
+    this.nextOffset = opened.nextOffset;
+    this.recorded = opened.recorded;
+  }
+
+  readonly handle = () => {
+    let over = false;
+    const { database, lockTimeoutMs } = this.#parts;
+    const tx = makeTx(database.tables, lockTimeoutMs, {
+      connection: this.#connection,
+      ended: () => over || this.#over,
+      failed: (error) => {
+        this.#firstFailure ??= error;
+      },
+      enqueued: () => undefined,
+    });
+    const end = () => {
+      over = true;
+    };
+    return { tx, end };
+  };
+
+  readonly commit = async (nextOffset: bigint, mark: LogMark): Promise<void> => {
+    if (this.#over) throw new TransactionFinishedError("this chunk has ended already");
+    this.#over = true;
+    const doing = `commit of ${nameOf(this.#claim)}`;
+    try {
+      if (this.#connection.lost) throw lostBefore(doing, this.#firstFailure);
+      await this.#advance(doing, nextOffset, mark);
+      await commitOf(doing, this.#connection, this.#begun, this.#firstFailure);
+    } catch (error) {
+      await this.#connection.rollback();
+      throw translated(doing, error);
+    } finally {
+      this.#parts.pool.release(this.#connection);
+    }
+  };
+
+  readonly rollback = async (): Promise<boolean> => {
+    if (this.#over) return !this.#destroyed;
+    this.#over = true;
+    const clean = await this.#connection.rollback();
+    this.#parts.pool.release(this.#connection);
+    if (!clean) this.#destroyed = true;
+    return clean;
+  };
+
+  readonly destroy = (): void => {
+    if (this.#destroyed) return;
+    const release = !this.#over;
+    this.#over = true;
+    this.#destroyed = true;
+    this.#connection.cut();
+    if (release) this.#parts.pool.release(this.#connection);
+  };
+
+  async #advance(doing: string, nextOffset: bigint, mark: LogMark): Promise<void> {
+    const { tables } = this.#parts.database;
+    const key = partitionKey(this.#claim);
+    if (this.#begun.aborted !== null && this.#connection.transaction === this.#begun) {
+      throw aborted(doing, this.#firstFailure ?? this.#begun.aborted);
+    }
+    await this.#connection.run("advance", (transaction) => {
+      if (transaction !== this.#begun) throw endedEarly(doing);
+      const row = tables.get(transaction, "partitions", key) as PartitionRow | undefined;
+      if (row?.token !== this.#claim.token || row.nextOffset !== this.nextOffset) {
+        throw claimLost(this.#claim);
+      }
+      const log = { ...mark, last: mark.last ?? row.log.last };
+      tables.write(transaction, "partitions", key, { ...row, nextOffset, log });
+    });
+  }
+}
+
+export function nameOf({ consumer, topic, partition }: PartitionClaim): string {
+  return `${topic}/${partition} for ${consumer}`;
+}
+
+function claimLost(claim: PartitionClaim): ClaimLostError {
+  const { consumer, topic, partition, epoch } = claim;
+  return new ClaimLostError(`the claim on ${nameOf(claim)} was taken over`, {
+    details: { consumer, topic, partition, epoch },
+  });
+}

@@ -1,0 +1,202 @@
+/**
+ * One connection to a memory database: statements one after another, at most one transaction, and
+ * every way in which a connection can die under it. Knows nothing of what the statements do.
+ *
+ *   free ─ begin ─▶ open ─ statement ─▶ open (idle time-out runs) ─ commit, rollback ─▶ free
+ *                    │        └─ failed ─▶ aborted ─ rollback ─▶ free
+ *                    └─ cut, idle for too long, outage ─▶ lost (rolled back), or its COMMIT comes late
+ */
+import type { Clock } from "@oncebox/core";
+import { connectionLost, MemoryDatabaseError } from "./database-error.ts";
+import type { CommitFault, FaultDesk } from "./database-faults.ts";
+import type { Tables, Transaction } from "./tables.ts";
+
+/** What connections of one database share. */
+export interface ConnectionSetting {
+  readonly clock: Clock;
+  readonly tables: Tables;
+  readonly faults: FaultDesk;
+  readonly statementMs: () => number;
+}
+
+export interface ClientSetting {
+  /** The storage that it belongs to, or the application. */
+  readonly client: string;
+  readonly idleInTransactionTimeoutMs: number | null;
+  /** Resolves when the process may go on. */
+  readonly running: () => Promise<void>;
+}
+
+export class Connection {
+  readonly name: string;
+  readonly client: string;
+  /** How many statements were sent. */
+  statements = 0;
+  lost = false;
+  transaction: Transaction | null = null;
+  readonly #setting: ConnectionSetting;
+  readonly #client: ClientSetting;
+  #idle = new AbortController();
+  /** That of the statement under way, where it has one of its own. */
+  #own: Transaction | null = null;
+
+  constructor(name: string, setting: ConnectionSetting, client: ClientSetting) {
+    this.name = name;
+    this.client = client.client;
+    this.#setting = setting;
+    this.#client = client;
+  }
+
+  /** Costs no statement: it goes with the first one. */
+  begin(): Transaction {
+    if (this.lost) throw connectionLost(true);
+    this.transaction = this.#setting.tables.begin(this.name);
+    this.#watchIdle();
+    return this.transaction;
+  }
+
+  /** Runs in the open transaction, or in one of its own. */
+  async run<R>(
+    verb: string,
+    work: (transaction: Transaction) => R | Promise<R>,
+    { writes = true }: { readonly writes?: boolean } = {},
+  ): Promise<R> {
+    const { tables, faults } = this.#setting;
+    if (this.lost) throw connectionLost(true);
+    this.#idle.abort();
+    this.statements += 1;
+    const fault = faults.ofStatement({ verb, client: this.client, connection: this.name });
+    await this.#travel(fault?.delayMs ?? 0);
+    if (fault?.kind === "request-lost") {
+      this.cut();
+      throw connectionLost(false);
+    }
+    const own = this.transaction === null;
+    const transaction = this.transaction ?? tables.begin(this.name);
+    if (own) this.#own = transaction;
+    let result: R;
+    try {
+      this.#check(transaction, fault?.kind === "fails" ? fault.failure : null, writes);
+      const working = work(transaction);
+      // What does not wait is committed in the same turn: nothing comes between the two.
+      result = working instanceof Promise ? await working : working;
+    } catch (error) {
+      transaction.aborted ??= error;
+      if (own) tables.rollback(transaction);
+      this.#watchIdle();
+      await this.#client.running();
+      throw error;
+    }
+    if (own) tables.commit(transaction);
+    if (fault?.kind === "reply-lost") this.cut();
+    if (this.lost) throw connectionLost(false);
+    this.#watchIdle();
+    await this.#client.running();
+    return result;
+  }
+
+  /** A statement that its author got wrong. */
+  refuse(): Promise<never> {
+    return this.run("refused", () => {
+      throw new MemoryDatabaseError("bad-statement", "division by zero");
+    });
+  }
+
+  /** `rolled back`: COMMIT of an aborted transaction. Rejects where the answer is lost. */
+  async commit(): Promise<"committed" | "rolled back"> {
+    const { tables, faults } = this.#setting;
+    if (this.lost) throw connectionLost(true);
+    this.#idle.abort();
+    const transaction = this.transaction;
+    const fault = faults.ofCommit({ verb: "commit", client: this.client, connection: this.name });
+    await this.#travel(0);
+    if (transaction === null) return "committed";
+    if (fault !== null) this.#break(transaction, fault.kind, fault.late);
+    this.transaction = null;
+    if (transaction.aborted !== null) {
+      tables.rollback(transaction);
+      return "rolled back";
+    }
+    tables.commit(transaction);
+    await this.#client.running();
+    return "committed";
+  }
+
+  /** False where the connection is gone. */
+  async rollback(): Promise<boolean> {
+    if (this.lost) return false;
+    this.#idle.abort();
+    await Promise.resolve();
+    if (this.lost) return false;
+    if (this.transaction !== null) this.#setting.tables.rollback(this.transaction);
+    this.transaction = null;
+    return true;
+  }
+
+  /** The connection dies, and the transaction with it. */
+  cut(): void {
+    this.lost = true;
+    this.#idle.abort();
+    for (const transaction of [this.transaction, this.#own]) {
+      if (transaction !== null) this.#setting.tables.rollback(transaction);
+    }
+  }
+
+  async #travel(delayMs: number): Promise<void> {
+    const { clock, statementMs } = this.#setting;
+    await this.#client.running();
+    const ms = statementMs() + delayMs;
+    if (ms > 0) await clock.sleep(ms);
+    else await Promise.resolve();
+    if (this.lost) throw connectionLost(false);
+  }
+
+  #check(transaction: Transaction, fails: MemoryDatabaseError | null, writes: boolean): void {
+    if (transaction.aborted !== null) {
+      throw new MemoryDatabaseError(
+        "transaction-aborted",
+        "the transaction is aborted: statements are ignored until its end",
+      );
+    }
+    if (fails !== null) throw fails;
+    if (writes && this.#setting.faults.isReadOnly()) {
+      throw new MemoryDatabaseError("read-only", "the database is read-only");
+    }
+  }
+
+  #break(transaction: Transaction, fault: CommitFault, late: (deliver: () => void) => void): never {
+    const { tables } = this.#setting;
+    this.lost = true;
+    if (fault === "request-lost") tables.rollback(transaction);
+    else if (fault === "request-late") {
+      // The server knows of no end of the connection yet: the transaction stays open, locks and all.
+      late(() => {
+        if (transaction.state !== "open") return;
+        if (transaction.aborted === null) tables.commit(transaction);
+        else tables.rollback(transaction);
+      });
+      this.#endWhenIdle(transaction, new AbortController().signal);
+    } else if (transaction.aborted === null) tables.commit(transaction);
+    else tables.rollback(transaction);
+    throw connectionLost(false);
+  }
+
+  #watchIdle(): void {
+    if (this.transaction === null || this.lost) return;
+    this.#idle.abort();
+    this.#idle = new AbortController();
+    this.#endWhenIdle(this.transaction, this.#idle.signal);
+  }
+
+  #endWhenIdle(transaction: Transaction, active: AbortSignal): void {
+    const { idleInTransactionTimeoutMs: ms } = this.#client;
+    if (ms === null) return;
+    // The database's own time: it goes on while the process is frozen.
+    const ending = this.#setting.clock.sleep(ms, active).then(() => {
+      if (active.aborted || transaction.state !== "open") return;
+      this.#setting.tables.rollback(transaction);
+      this.lost = true;
+    });
+    ending.catch(() => undefined);
+  }
+}

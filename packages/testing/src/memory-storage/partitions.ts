@@ -1,0 +1,136 @@
+/** Rows of partitions: claimed by one process at a time, and looked at. */
+import {
+  type LogMark,
+  type PartitionClaim,
+  type PartitionRef,
+  type Storage,
+  StorageError,
+} from "@oncebox/core";
+import { MemoryDatabaseError, translated } from "./database-error.ts";
+import { ownTransaction } from "./own-transaction.ts";
+import { type PartitionRow, partitionKey, type StorageParts } from "./parts.ts";
+import { Transaction } from "./tables.ts";
+
+type PartitionVerbs = Pick<Storage<never>, "claim" | "lostClaims" | "positions" | "isRegistered">;
+
+export function partitionVerbs(parts: StorageParts): PartitionVerbs {
+  const { database, pool } = parts;
+  const look = <R>(doing: string, work: (tx: Transaction) => R) =>
+    pool.with(doing, (connection) => connection.run("look", work, { writes: false }));
+  return {
+    claim: (ref, waitMs) => claim(parts, ref, waitMs),
+    lostClaims: async (claims) => {
+      if (claims.length === 0) return [];
+      return look("look at claims", (transaction) =>
+        claims.filter((held) => {
+          const row = database.tables.get(transaction, "partitions", partitionKey(held));
+          return (row as PartitionRow | undefined)?.token !== held.token;
+        }),
+      );
+    },
+    positions: (consumer) =>
+      look("look at positions", (transaction) => {
+        const bound = database.tables.get(transaction, "consumers", consumer);
+        const positions = rowsOf(parts, transaction, consumer).map(
+          ({ topic, partition, nextOffset, epoch, owner, log }) => {
+            return { topic, partition, nextOffset, epoch, owner, log };
+          },
+        );
+        return {
+          groupId: typeof bound === "string" ? bound : null,
+          incarnation: database.incarnation,
+          positions,
+        };
+      }),
+    isRegistered: (consumer, topic) =>
+      look("look-up of a topic", (transaction) =>
+        rowsOf(parts, transaction, consumer).some((row) => row.topic === topic),
+      ),
+  };
+}
+
+/** By topic, then partition. */
+export function rowsOf(
+  { database }: StorageParts,
+  transaction: Transaction,
+  consumer: string,
+): readonly PartitionRow[] {
+  const rows = database.tables.entries(transaction, "partitions") as [string, PartitionRow][];
+  return rows
+    .map(([, row]) => row)
+    .filter((row) => row.consumer === consumer)
+    .sort((a, b) => {
+      if (a.topic === b.topic) return a.partition - b.partition;
+      return a.topic < b.topic ? -1 : 1;
+    });
+}
+
+async function claim(
+  parts: StorageParts,
+  ref: PartitionRef & { readonly owner: string },
+  waitMs: number,
+): Promise<PartitionClaim | null> {
+  const { database } = parts;
+  const { tables } = database;
+  const key = partitionKey(ref);
+  const doing = `claim of ${ref.topic}/${ref.partition} for ${ref.consumer}`;
+  const claiming = ownTransaction(parts, doing, (connection) =>
+    connection.run("claim", async (transaction): Promise<PartitionClaim | null> => {
+      // A row that is not there has no lock to wait for.
+      if (tables.get(transaction, "partitions", key) === undefined) return null;
+      await lockPartition(parts, transaction, ref, waitMs, "could not be claimed");
+      const row = tables.get(transaction, "partitions", key) as PartitionRow | undefined;
+      if (row === undefined) return null;
+      const token = database.token();
+      const epoch = row.epoch + 1n;
+      tables.write(transaction, "partitions", key, { ...row, token, epoch, owner: ref.owner });
+      const { consumer, topic, partition, nextOffset, log, appliedUntil, soughtEpoch } = row;
+      const replay = { number: row.replaying ? row.replay : 0, until: appliedUntil };
+      const { incarnation } = database;
+      const position = { consumer, topic, partition, nextOffset, log };
+      return { ...position, token, epoch, replay, soughtEpoch, incarnation };
+    }),
+  );
+  return claiming;
+}
+
+/** Throws StorageError `claim-timeout` and names who blocks. */
+export async function lockPartition(
+  { database }: StorageParts,
+  transaction: Transaction,
+  at: PartitionRef,
+  waitMs: number,
+  what: string,
+): Promise<void> {
+  const name = `partitions/${partitionKey(at)}`;
+  try {
+    await database.tables.lock(transaction, name, waitMs);
+  } catch (error) {
+    if (!(error instanceof MemoryDatabaseError) || error.failure !== "lock-timeout") {
+      throw translated("lock of a partition", error);
+    }
+    const holder = database.locks.holderOf(name);
+    const blocker = holder instanceof Transaction ? `connection ${holder.connection}` : "nobody";
+    const { consumer, topic, partition } = at;
+    throw new StorageError(
+      "claim-timeout",
+      `${topic}/${partition} for ${consumer} ${what} within ${waitMs} ms: blocked by ${blocker}`,
+      { cause: error, retryable: true, details: { consumer, topic, partition, blocker } },
+    );
+  }
+}
+
+/** A partition as it is registered. */
+export function freshRow(
+  at: PartitionRef,
+  nextOffset: bigint,
+  topicId: string | null,
+): PartitionRow {
+  const { consumer, topic, partition } = at;
+  const log: LogMark = { topicId, leaderEpoch: null, last: null };
+  return {
+    ...{ consumer, topic, partition, nextOffset, log },
+    ...{ token: null, epoch: 0n, owner: null },
+    ...{ appliedUntil: 0n, replay: 0, replaying: false, soughtEpoch: 0n },
+  };
+}
