@@ -15,6 +15,7 @@ export type ErrorCode =
   | "database-read-only"
   | "pool-too-small"
   | "sequence-unsafe"
+  | "journal-unsafe"
   | "group-mismatch"
   | "not-registered"
   | "already-registered"
@@ -46,6 +47,7 @@ export type ErrorCode =
   // HandlerError: the author of the handler acts
   | "handler-failed"
   | "handler-timed-out"
+  | "handler-not-synchronous"
   | "value-not-decodable"
   | "message-id-conflict"
   | "permanent"

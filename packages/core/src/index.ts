@@ -15,15 +15,26 @@ export {
 } from "./errors.ts";
 export type { DropReason, Observer, OnceboxEvent } from "./events.ts";
 export { laneCount, laneOf, murmur2 } from "./hashes.ts";
-export { type Consumer, createConsumer } from "./inbox/consumer.ts";
-export type { ConsumerOptions } from "./inbox/consumer-options.ts";
-export type { Handler, HandlerContext, HandlerOptions, Run } from "./inbox/handler.ts";
+export { createConsumer } from "./inbox/consumer.ts";
+export type { ConsumerOptions, SyncConsumerOptions } from "./inbox/consumer-options.ts";
+export type { Consumer, SyncConsumer } from "./inbox/consumer-service.ts";
+export type {
+  Handler,
+  HandlerContext,
+  HandlerOptions,
+  Run,
+  Sync,
+  SyncHandlerContext,
+  SyncRun,
+} from "./inbox/handler.ts";
 export {
   createInbox,
   type Inbox,
   type InboxMessage,
   type InboxOptions,
   type OnceResult,
+  type SyncInbox,
+  type SyncInboxOptions,
 } from "./inbox/inbox.ts";
 export type { LostPositionPolicy } from "./inbox/lost-position.ts";
 export type { StartFrom } from "./inbox/start.ts";
@@ -51,7 +62,13 @@ export {
   optional,
   type Rule,
 } from "./options.ts";
-export { createOutbox, type Outbox, type OutboxOptions } from "./outbox/outbox.ts";
+export {
+  createOutbox,
+  type Outbox,
+  type OutboxOptions,
+  type SyncOutbox,
+  type SyncOutboxOptions,
+} from "./outbox/outbox.ts";
 export { createOutboxRelay, type OutboxRelay } from "./outbox/outbox-relay.ts";
 export type { OutboxRelayOptions } from "./outbox/relay-options.ts";
 export type {
@@ -97,6 +114,9 @@ export type {
   Replay,
   Storage,
   StorageFacts,
+  StorageVerbs,
+  SyncChunk,
+  SyncStorage,
   Trouble,
   Wake,
 } from "./ports/storage.ts";

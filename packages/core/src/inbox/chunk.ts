@@ -29,6 +29,7 @@ import type {
   PartitionClaim,
   RecordRef,
   Storage,
+  StorageVerbs,
 } from "../ports/storage.ts";
 import type { Handler } from "./handler.ts";
 import { type HandlerWatch, handlerHung, handlerWatch } from "./handler-time.ts";
@@ -58,9 +59,10 @@ export type ChunkOutcome =
   /** The deadline of a stop passed; the connection was destroyed. */
   | { readonly kind: "cut" };
 
-export interface ChunkRun<Tx> {
-  readonly storage: Storage<Tx>;
-  readonly handler: Handler<Tx>;
+/** Runs the chunks of one topic: made by `chunkRunner`. */
+export type RunChunk = (run: ChunkRun) => Promise<ChunkOutcome>;
+
+export interface ChunkRun {
   readonly claim: PartitionClaim;
   readonly chunk: Chunk;
   readonly attempt: number;
@@ -71,7 +73,12 @@ export interface ChunkRun<Tx> {
   readonly handlerTimeoutMs: number;
 }
 
-export async function runChunk<Tx>(run: ChunkRun<Tx>): Promise<ChunkOutcome> {
+interface HandlerRun<Tx> extends ChunkRun {
+  readonly storage: Storage<Tx>;
+  readonly handler: Handler<Tx>;
+}
+
+export async function runChunk<Tx>(run: HandlerRun<Tx>): Promise<ChunkOutcome> {
   const { storage, claim, chunk, cut } = run;
   let transaction: ChunkTransaction<Tx>;
   try {
@@ -106,7 +113,7 @@ interface Progress {
 
 /** The handlers, then the commit; what fails in between rolls back. */
 async function handleAndCommit<Tx>(
-  run: ChunkRun<Tx>,
+  run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
   progress: Progress,
 ): Promise<ChunkOutcome> {
@@ -141,31 +148,12 @@ async function handleAndCommit<Tx>(
 
 /** Runs one handler; tells whether it published something. */
 async function handleOne<Tx>(
-  run: ChunkRun<Tx>,
+  run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
   record: BrokerRecord,
   signal: AbortSignal,
 ): Promise<boolean> {
-  const { topic, partition } = run.claim;
-  const idBytes = idOf(record.headers);
-  const message: Message<Uint8Array | null> = {
-    id: idBytes === null ? null : textOf(idBytes),
-    topic,
-    partition,
-    offset: record.offset,
-    timestamp: record.timestamp,
-    key: record.key === null ? null : textOf(record.key),
-    keyBytes: record.key,
-    value: record.value,
-    headers: record.headers,
-  };
-  const identity = incomingIdentity({
-    source: sourceOf(record.headers, topic),
-    idBytes: idBytes === null ? null : idBytesOf(idBytes),
-    topic,
-    partition,
-    offset: record.offset,
-  });
+  const { message, identity } = incomingOf(run.claim, record);
   const { tx, end } = transaction.handle();
   const outbox = handlerOutbox(run.storage, tx, identity);
   let published = false;
@@ -187,9 +175,36 @@ async function handleOne<Tx>(
   return published;
 }
 
+/** The message as its handler gets it, and what identifies it in all that is derived from it. */
+export function incomingOf(
+  { topic, partition }: PartitionClaim,
+  record: BrokerRecord,
+): { readonly message: Message<Uint8Array | null>; readonly identity: string } {
+  const idBytes = idOf(record.headers);
+  const message: Message<Uint8Array | null> = {
+    id: idBytes === null ? null : textOf(idBytes),
+    topic,
+    partition,
+    offset: record.offset,
+    timestamp: record.timestamp,
+    key: record.key === null ? null : textOf(record.key),
+    keyBytes: record.key,
+    value: record.value,
+    headers: record.headers,
+  };
+  const identity = incomingIdentity({
+    source: sourceOf(record.headers, topic),
+    idBytes: idBytes === null ? null : idBytesOf(idBytes),
+    topic,
+    partition,
+    offset: record.offset,
+  });
+  return { message, identity };
+}
+
 /** Rolls back, then tells the handler's own failure from trouble of the database under it. */
 async function afterHandler<Tx>(
-  run: ChunkRun<Tx>,
+  run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
   record: BrokerRecord,
   error: unknown,
@@ -199,20 +214,28 @@ async function afterHandler<Tx>(
   if (trouble !== null) return { kind: "trouble", trouble, error };
   // The connection went away under the handler, whatever it made of that.
   if (!clean) return { kind: "trouble", trouble: "global", error };
-  const { topic, partition } = run.claim;
+  return handlerFailed(run.claim, record, error);
+}
+
+/** The outcome where it was the handler's own failure. */
+export function handlerFailed(
+  { topic, partition }: PartitionClaim,
+  { offset }: BrokerRecord,
+  error: unknown,
+): ChunkOutcome {
   const failure =
     error instanceof OnceboxError
       ? error
       : new HandlerError(
           "handler-failed",
-          `the handler of ${topic} failed at ${topic}/${partition}@${record.offset}: ${reason(error)}`,
-          { cause: error, details: { topic, partition, offset: record.offset } },
+          `the handler of ${topic} failed at ${topic}/${partition}@${offset}: ${reason(error)}`,
+          { cause: error, details: { topic, partition, offset } },
         );
-  return { kind: "failed", offset: record.offset, error: failure };
+  return { kind: "failed", offset, error: failure };
 }
 
 /** What a rejected `open` or `commit` means. The transaction has ended either way. */
-function afterFailure<Tx>(storage: Storage<Tx>, error: unknown): ChunkOutcome {
+export function afterFailure(storage: StorageVerbs, error: unknown): ChunkOutcome {
   if (error instanceof ClaimLostError) return { kind: "fenced" };
   if (error instanceof CommitUnknownError) return { kind: "unknown", error };
   const trouble = storage.trouble(error);
@@ -226,7 +249,7 @@ function afterFailure<Tx>(storage: Storage<Tx>, error: unknown): ChunkOutcome {
 
 /** Nothing is waited for past a deadline: a handler that never returns must not hold anything. */
 async function untilCut<Tx>(
-  { cut, claim, handlerTimeoutMs }: ChunkRun<Tx>,
+  { cut, claim, handlerTimeoutMs }: ChunkRun,
   transaction: ChunkTransaction<Tx>,
   progress: Progress,
   outcome: Promise<ChunkOutcome>,
@@ -251,7 +274,7 @@ async function untilCut<Tx>(
   }
 }
 
-function recordRefs(claim: PartitionClaim, records: readonly BrokerRecord[]): RecordRef[] {
+export function recordRefs(claim: PartitionClaim, records: readonly BrokerRecord[]): RecordRef[] {
   const { topic, replay } = claim;
   return records.map((record) => {
     const id = idOf(record.headers);
@@ -269,7 +292,7 @@ export function lastRecordOf(record: BrokerRecord): LastRecord {
   return { offset, timestamp, checksum: checksumOf(key, value) };
 }
 
-function markOf({ topicId, endEpoch, records }: Chunk): LogMark {
+export function markOf({ topicId, endEpoch, records }: Chunk): LogMark {
   const last = records.at(-1);
   return {
     topicId,
@@ -278,7 +301,7 @@ function markOf({ topicId, endEpoch, records }: Chunk): LogMark {
   };
 }
 
-function idConflict(claim: PartitionClaim, record: BrokerRecord): HandlerError {
+export function idConflict(claim: PartitionClaim, record: BrokerRecord): HandlerError {
   const { topic, partition } = claim;
   return new HandlerError(
     "message-id-conflict",

@@ -9,9 +9,9 @@ import { claimError, type GoOn, unregistered } from "./lost-position.ts";
 import type { PartitionContext } from "./partition.ts";
 
 type Claiming = Pick<
-  PartitionContext<never>,
+  PartitionContext,
   "clock" | "observe" | "owner" | "claims" | "claimWaitMs" | "register"
-> & { readonly storage: Pick<PartitionContext<never>["storage"], "claim"> };
+> & { readonly storage: Pick<PartitionContext["storage"], "claim"> };
 
 /** Claims, again and again; null once the signal is aborted. A claim won too late is left to fence. */
 export async function claimPartition(
@@ -48,8 +48,8 @@ export async function claimPartition(
   }
 }
 
-type Moving = Pick<PartitionContext<never>, "clock" | "observe" | "owner" | "resolve"> & {
-  readonly storage: Pick<PartitionContext<never>["storage"], "seek">;
+type Moving = Pick<PartitionContext, "clock" | "observe" | "owner" | "resolve"> & {
+  readonly storage: Pick<PartitionContext["storage"], "seek">;
 };
 
 /**

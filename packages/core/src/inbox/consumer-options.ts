@@ -13,7 +13,7 @@ import {
 } from "../options.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
-import type { Storage, StorageFacts } from "../ports/storage.ts";
+import type { Storage, StorageFacts, SyncStorage } from "../ports/storage.ts";
 import type { LostPositionPolicy } from "./lost-position.ts";
 
 export interface ConsumerOptions<Tx> {
@@ -103,6 +103,13 @@ export interface ConsumerOptions<Tx> {
   readonly clock?: Clock;
 }
 
+/** As ConsumerOptions; a handler that does not wait cannot be cut off, so it has no time limit. */
+export interface SyncConsumerOptions<Tx>
+  extends Omit<ConsumerOptions<never>, "storage" | "handlerTimeoutMs"> {
+  /** The database that holds the inbox and the business tables. */
+  readonly storage: SyncStorage<Tx>;
+}
+
 const defaults = {
   chunkSizeMax: 100,
   chunkBytesMax: 4 * 2 ** 20,
@@ -117,8 +124,12 @@ const defaults = {
 
 const handlerTimeoutMs = 15_000;
 
-export type CompleteOptions<Tx> = ConsumerOptions<Tx> &
-  Readonly<typeof defaults> & { readonly stallAfterMs: number; readonly handlerTimeoutMs: number };
+export type CompleteOptions<Tx> = Omit<ConsumerOptions<never>, "storage"> &
+  Readonly<typeof defaults> & {
+    readonly storage: Storage<Tx> | SyncStorage<Tx>;
+    readonly stallAfterMs: number;
+    readonly handlerTimeoutMs: number;
+  };
 
 const pauseOrGoOn = oneOf("pause", "go-on");
 
@@ -135,11 +146,17 @@ const aLostPositionPolicy: Rule = {
   optional: true,
 };
 
+const aStorage: Rule = {
+  is: "a storage, for example postgresStorage({ pool })",
+  fits: (value) =>
+    having("", "open", "claim").fits(value) || having("", "chunkSync", "claim").fits(value),
+};
+
 /** Throws ConfigurationError that lists every wrong option. */
 export function checkConsumerOptions(options: unknown): void {
   checkOptions("createConsumer", options, {
     name: aName,
-    storage: having("a storage, for example postgresStorage({ pool })", "open", "claim"),
+    storage: aStorage,
     broker: having("a broker, for example kafkajsBroker({ … })", "consumer", "offsets"),
     groupId: optional(aName),
     chunkSizeMax: integer(1, 10_000),
@@ -158,7 +175,9 @@ export function checkConsumerOptions(options: unknown): void {
   });
 }
 
-export function withDefaults<Tx>(given: ConsumerOptions<Tx>): CompleteOptions<Tx> {
+export function withDefaults<Tx>(
+  given: ConsumerOptions<Tx> | SyncConsumerOptions<Tx>,
+): CompleteOptions<Tx> {
   // A key that is there with the value undefined means "not given", as in a call's own defaults.
   const set = Object.entries(given).filter(([, value]) => value !== undefined);
   const { sessionTimeoutMs, rebalanceTimeoutMs } = given.broker.timing;
@@ -176,7 +195,9 @@ export function withDefaults<Tx>(given: ConsumerOptions<Tx>): CompleteOptions<Tx
       `stallAfterMs (${complete.stallAfterMs}) must be above the broker's rebalanceTimeoutMs (${rebalanceTimeoutMs}) and sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
     );
   }
-  if (complete.handlerTimeoutMs > sessionTimeoutMs) {
+  if (given.storage.synchronous && "handlerTimeoutMs" in given) {
+    problems.push("handlerTimeoutMs has no meaning on a synchronous storage: leave it out");
+  } else if (complete.handlerTimeoutMs > sessionTimeoutMs) {
     problems.push(
       `handlerTimeoutMs (${complete.handlerTimeoutMs}) must not exceed the broker's sessionTimeoutMs (${sessionTimeoutMs}), or a hung handler holds its partition longer than a dead process would`,
     );
@@ -187,6 +208,24 @@ export function withDefaults<Tx>(given: ConsumerOptions<Tx>): CompleteOptions<Tx
     });
   }
   return complete;
+}
+
+/** A function, and no async one where the storage cannot wait. Throws ConfigurationError. */
+export function checkHandler<Tx>(
+  { name, storage }: CompleteOptions<Tx>,
+  topic: string,
+  run: unknown,
+): void {
+  const refused = (what: string) =>
+    new ConfigurationError(
+      "invalid-options",
+      `consumer ${name}: a handler of ${topic} must be ${what}`,
+    );
+  if (typeof run !== "function") throw refused("a function");
+  // Noticed at its first message at the latest; here nothing has been written yet.
+  if (storage.synchronous && Object.prototype.toString.call(run) === "[object AsyncFunction]") {
+    throw refused("synchronous on this storage: knexStorage of @oncebox/sqlite/knex can wait");
+  }
 }
 
 /** Options against what the database says of itself. Throws ConfigurationError. */

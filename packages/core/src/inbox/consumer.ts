@@ -18,8 +18,11 @@ import {
   type ConsumerOptions,
   checkConsumerOptions,
   checkFacts,
+  checkHandler,
+  type SyncConsumerOptions,
   withDefaults,
 } from "./consumer-options.ts";
+import type { Consumer, SyncConsumer } from "./consumer-service.ts";
 import { groupAhead } from "./group-offsets.ts";
 import type { Handler, HandlerOptions, Run } from "./handler.ts";
 import { type OffsetRelay, offsetRelay } from "./offset-relay.ts";
@@ -27,27 +30,8 @@ import { type PartitionContext, PartitionWorker } from "./partition.ts";
 import { permits } from "./permits.ts";
 import { aStart, resolveStart, type StartFrom } from "./start.ts";
 import type { Health, PartitionStatus } from "./status.ts";
+import { chunkRunner } from "./sync-chunk.ts";
 import { type WatchContext, watch } from "./watchdog.ts";
-
-/** Handles the messages of its topics exactly once, relative to the database. */
-export interface Consumer<Tx> extends Service {
-  /**
-   * Handles a topic. One handler per topic; before `start`. Throws ConfigurationError otherwise.
-   */
-  handle<In, Out>(topic: Topic<In, Out>, run: Run<Out, Tx>, options?: HandlerOptions): this;
-  handle(handler: Handler<Tx>, options?: HandlerOptions): this;
-  /** The partitions assigned now, and what each waits for. */
-  readonly status: () => readonly PartitionStatus[];
-  /** Whether it can work, and whether a new process would help: for readiness and liveness probes. */
-  readonly health: () => Health;
-  /**
-   * Fetches and handles nothing more of a topic, or of all: a chunk that runs still ends. Holds until
-   * `resume`, also over rebalances; this process keeps its partitions.
-   */
-  readonly pause: (topic?: string | Topic<never, unknown>) => void;
-  /** Ends a pause: of one topic, or of all. */
-  readonly resume: (topic?: string | Topic<never, unknown>) => void;
-}
 
 /** Claims that may wait for a lock at once, beside the open chunks. */
 const claimsAtOnceMax = 2;
@@ -61,15 +45,19 @@ const stopReserveMs = 1_000;
  * version, read-only database, pool too small, name bound to another group) and with BrokerError
  * (`topic-missing`, `broker-unavailable`).
  */
-export function createConsumer<Tx>(options: ConsumerOptions<Tx>): Consumer<Tx> {
+export function createConsumer<Tx>(options: SyncConsumerOptions<Tx>): SyncConsumer<Tx>;
+export function createConsumer<Tx>(options: ConsumerOptions<Tx>): Consumer<Tx>;
+export function createConsumer<Tx>(
+  options: ConsumerOptions<Tx> | SyncConsumerOptions<Tx>,
+): Consumer<Tx> | SyncConsumer<Tx> {
   checkConsumerOptions(options);
   return new InboxConsumer(options);
 }
 
 /** The assignment at hand; a new one replaces it whole. */
-interface Assignment<Tx> {
+interface Assignment {
   readonly number: number;
-  readonly workers: ReadonlyMap<string, PartitionWorker<Tx>>;
+  readonly workers: ReadonlyMap<string, PartitionWorker>;
   /** What Kafka's group held when it began. */
   readonly groupOffsets: Promise<readonly GroupOffset[]>;
 }
@@ -85,7 +73,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   readonly #observe: Observer;
   readonly #handlers = new Map<string, Handler<Tx>>();
   readonly #starts = new Map<string, StartFrom>();
-  readonly #context: Omit<PartitionContext<Tx>, "handler">;
+  readonly #context: Omit<PartitionContext, "runChunk">;
   readonly #offsets: OffsetRelay;
   readonly #client: SteadyClient;
   readonly #cut = new AbortController();
@@ -94,13 +82,13 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   readonly #finishing = new Set<Promise<void>>();
   readonly #pausedTopics = new Set<string>();
   #allPaused = false;
-  #assignment: Assignment<Tx> | null = null;
+  #assignment: Assignment | null = null;
   #databaseTrouble: unknown = null;
   #offsetsDone: Promise<void> = Promise.resolve();
   #watching: Promise<void> = Promise.resolve();
   #started = false;
 
-  constructor(options: ConsumerOptions<Tx>) {
+  constructor(options: ConsumerOptions<Tx> | SyncConsumerOptions<Tx>) {
     this.#options = withDefaults(options);
     this.#groupId = options.groupId ?? options.name;
     this.#clock = options.clock ?? systemClock;
@@ -133,15 +121,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     const given = "run" in what ? what : what.handler(runOrOptions as Run<Out, Tx>);
     const options = "run" in what ? (runOrOptions as HandlerOptions | undefined) : optionsOfRun;
     const { name } = this.#options;
-    if (
-      typeof given.run !== "function" ||
-      (!("run" in what) && typeof runOrOptions !== "function")
-    ) {
-      throw new ConfigurationError(
-        "invalid-options",
-        `consumer ${name}: a handler of ${given.topic} must be a function`,
-      );
-    }
+    checkHandler(this.#options, given.topic, "run" in what ? what.run : runOrOptions);
     checkOptions(`consumer ${name}, handler of ${given.topic}`, options ?? {}, {
       ordering: oneOf("partition"),
       onFailure: oneOf("block"),
@@ -204,7 +184,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     );
   }
 
-  #workers(): readonly PartitionWorker<Tx>[] {
+  #workers(): readonly PartitionWorker[] {
     return [...(this.#assignment?.workers.values() ?? [])];
   }
 
@@ -230,7 +210,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     };
   }
 
-  #deliver(batch: RecordBatch, worker: PartitionWorker<Tx> | undefined): void {
+  #deliver(batch: RecordBatch, worker: PartitionWorker | undefined): void {
     const { topic, partition } = batch;
     const consumer = this.#options.name;
     const stale = batch.assignment !== this.#assignment?.number;
@@ -243,7 +223,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#observe({ type: "inbox.batch-dropped", consumer, topic, partition, reason });
   }
 
-  #makeContext(): Omit<PartitionContext<Tx>, "handler"> {
+  #makeContext(): Omit<PartitionContext, "runChunk"> {
     const options = this.#options;
     return {
       storage: options.storage,
@@ -313,7 +293,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#voidAssignment();
     const consumer = this.#options.name;
     this.#observe({ type: "inbox.assigned", consumer, assignment: number, partitions });
-    const workers = new Map<string, PartitionWorker<Tx>>();
+    const workers = new Map<string, PartitionWorker>();
     const topics = [...new Set(partitions.map(({ topic }) => topic))];
     const groupOffsets = this.#groupOffsets(topics);
     this.#assignment = { number, workers, groupOffsets };
@@ -322,7 +302,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     for (const { topic, partition } of partitions) {
       const handler = this.#handlers.get(topic);
       if (handler === undefined) continue;
-      const context = { ...this.#context, handler };
+      const runChunk = chunkRunner(this.#options.storage, handler);
+      const context = { ...this.#context, runChunk };
       workers.set(
         `${topic}/${partition}`,
         new PartitionWorker(context, { consumer, topic, partition }),

@@ -27,6 +27,25 @@ export interface HandlerContext {
 /** User code, run inside the transaction that records the message. Everything through `tx` is exactly once. */
 export type Run<V, Tx> = (message: Message<V>, tx: Tx, context: HandlerContext) => Promise<void>;
 
+/** What a handler on a storage of SyncStorage gets: as above, but nothing in it waits. */
+export interface SyncHandlerContext extends Pick<HandlerContext, "attempt" | "idempotencyKey"> {
+  /** Publishes in the handler's transaction; ids derive from the incoming message. */
+  readonly outbox: {
+    readonly enqueue: (messages: OutgoingMessage | readonly OutgoingMessage[]) => readonly string[];
+  };
+}
+
+/** What a synchronous handler may return: anything but a promise. */
+export type Sync<R> =
+  R extends PromiseLike<unknown> ? "a synchronous handler must not return a promise" : R;
+
+/** User code that ends when it returns: nothing else runs in its transaction's connection. */
+export type SyncRun<V, Tx, R = unknown> = (
+  message: Message<V>,
+  tx: Tx,
+  context: SyncHandlerContext,
+) => Sync<R> & R;
+
 /** A handler bound to its topic, with the value still encoded: made by `topic.handler(run)`. */
 export interface Handler<in Tx> {
   readonly topic: string;

@@ -6,8 +6,8 @@ import { InvalidMessageError } from "../errors.ts";
 import { checksumOf } from "../hashes.ts";
 import { idBytesOf } from "../ids.ts";
 import { utf8 } from "../message.ts";
-import { aName, checkOptions, having } from "../options.ts";
-import type { Storage } from "../ports/storage.ts";
+import { aName, checkOptions, having, type Rule } from "../options.ts";
+import type { MessageRef, Storage, SyncStorage } from "../ports/storage.ts";
 
 export interface InboxOptions<Tx> {
   /** Stable name under which ids are kept. Another name has seen nothing yet. */
@@ -42,30 +42,51 @@ export interface Inbox<in Tx> {
   readonly once: (tx: Tx, message: InboxMessage) => Promise<OnceResult>;
 }
 
+export interface SyncInboxOptions<Tx> extends Omit<InboxOptions<never>, "storage"> {
+  /** The database that holds the ids and the business tables. */
+  readonly storage: SyncStorage<Tx>;
+}
+
+/** As Inbox, for a storage whose driver answers at once. */
+export interface SyncInbox<in Tx> {
+  /** As `once` of Inbox; returns the result, not a promise of it. */
+  readonly once: (tx: Tx, message: InboxMessage) => OnceResult;
+}
+
 /** Longest source or id in bytes, as for messages that come from Kafka. */
 const bytesMax = 1_024;
 
 /** Throws ConfigurationError that lists every wrong option. */
-export function createInbox<Tx>(options: InboxOptions<Tx>): Inbox<Tx> {
-  checkOptions("createInbox", options, {
-    name: aName,
-    storage: having("a storage, for example postgresStorage({ pool })", "recordIds"),
-  });
+export function createInbox<Tx>(options: SyncInboxOptions<Tx>): SyncInbox<Tx>;
+export function createInbox<Tx>(options: InboxOptions<Tx>): Inbox<Tx>;
+export function createInbox<Tx>(
+  options: InboxOptions<Tx> | SyncInboxOptions<Tx>,
+): Inbox<Tx> | SyncInbox<Tx> {
+  checkOptions("createInbox", options, { name: aName, storage: aStorage });
   const { name, storage } = options;
+  if (storage.synchronous) {
+    return {
+      once: (tx, message) => first(storage.recordIdsSync(tx, name, [refOf(message)])),
+    };
+  }
   return {
-    once: async (tx, message) => {
-      const { source, id, value } = checked(message);
-      const [recorded] = await storage.recordIds(tx, name, [
-        {
-          source,
-          id: idBytesOf(id),
-          checksum: value === null ? null : checksumOf(value),
-        },
-      ]);
-      if (recorded === undefined) throw new TypeError("recordIds answered nothing");
-      return recorded;
-    },
+    once: async (tx, message) => first(await storage.recordIds(tx, name, [refOf(message)])),
   };
+}
+
+const aStorage: Rule = {
+  is: "a storage, for example postgresStorage({ pool })",
+  fits: (value) => having("", "recordIds").fits(value) || having("", "recordIdsSync").fits(value),
+};
+
+function first([recorded]: readonly OnceResult[]): OnceResult {
+  if (recorded === undefined) throw new TypeError("recordIds answered nothing");
+  return recorded;
+}
+
+function refOf(message: InboxMessage): MessageRef {
+  const { source, id, value } = checked(message);
+  return { source, id: idBytesOf(id), checksum: value === null ? null : checksumOf(value) };
 }
 
 function checked(message: InboxMessage) {

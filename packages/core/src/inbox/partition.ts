@@ -16,11 +16,10 @@
  */
 import { HandlerError, type OnceboxError, PermanentError } from "../errors.ts";
 import type { FetchPosition } from "../ports/broker.ts";
-import type { PartitionClaim, PartitionRef, Storage } from "../ports/storage.ts";
+import type { PartitionClaim, PartitionRef, StorageVerbs } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
-import { type Chunk, type ChunkOutcome, runChunk } from "./chunk.ts";
+import type { Chunk, ChunkOutcome, RunChunk } from "./chunk.ts";
 import { claimPartition, goOnFrom } from "./claim.ts";
-import type { Handler } from "./handler.ts";
 import { afterCommit, afterFailure, chunkCut, type Isolation } from "./isolation.ts";
 import { type GoOn, rewound } from "./lost-position.ts";
 import type { Permits } from "./permits.ts";
@@ -28,9 +27,9 @@ import { Reader, type ReaderContext } from "./reader.ts";
 import type { PartitionState, PartitionStatus } from "./status.ts";
 
 /** What a worker needs of its consumer. */
-export interface PartitionContext<Tx> extends ReaderContext {
-  readonly storage: Storage<Tx>;
-  readonly handler: Handler<Tx>;
+export interface PartitionContext extends ReaderContext {
+  readonly storage: StorageVerbs;
+  readonly runChunk: RunChunk;
   /** Who claims, for a person who reads the table. */
   readonly owner: string;
   /** Transactions of chunks, and claims, that may be open at once in this consumer. */
@@ -61,13 +60,13 @@ export interface PartitionContext<Tx> extends ReaderContext {
 /** Reruns of a chunk under local trouble (deadlock, time-out) before its messages run one by one. */
 const localRerunsMax = 10;
 
-export class PartitionWorker<Tx> {
+export class PartitionWorker {
   readonly ref: PartitionRef;
   /** Resolves when the worker and its running chunk have ended. */
   readonly done: Promise<void>;
   /** Takes what the broker says of the log; null while not claimed. */
   reader: Reader | null = null;
-  readonly #context: PartitionContext<Tx>;
+  readonly #context: PartitionContext;
   readonly #ending = new AbortController();
   readonly #voided = new AbortController();
   readonly #cut: AbortSignal;
@@ -84,7 +83,7 @@ export class PartitionWorker<Tx> {
   #isVoid = false;
   #ring: () => void = () => {};
 
-  constructor(context: PartitionContext<Tx>, ref: PartitionRef) {
+  constructor(context: PartitionContext, ref: PartitionRef) {
     this.#context = context;
     this.ref = ref;
     this.#cut = AbortSignal.any([context.cut, this.#voided.signal]);
@@ -271,7 +270,7 @@ export class PartitionWorker<Tx> {
   }
 
   async #work(claim: PartitionClaim, chunk: Chunk): Promise<void> {
-    const { chunks, clock, observe } = this.#context;
+    const { chunks, clock, observe, handlerTimeoutMs, runChunk } = this.#context;
     const release = await chunks.acquire(this.#ending.signal);
     if (release === null) return;
     // Paused while it waited for its turn.
@@ -288,7 +287,8 @@ export class PartitionWorker<Tx> {
         messages: chunk.records.length,
       });
       const attempt = (this.#isolation?.attempts ?? 0) + 1;
-      outcome = await runChunk({ ...this.#context, claim, chunk, attempt, cut: this.#cut });
+      const cut = this.#cut;
+      outcome = await runChunk({ claim, chunk, attempt, cut, clock, handlerTimeoutMs });
     } finally {
       release();
     }

@@ -7,7 +7,7 @@ import { ConfigurationError } from "../errors.ts";
 import { guarded, type Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
 import { type Clock, systemClock } from "../ports/clock.ts";
-import type { LaneLease, Storage } from "../ports/storage.ts";
+import type { LaneLease, StorageVerbs } from "../ports/storage.ts";
 import { type Service, service } from "../service.ts";
 import { Backlog } from "./backlog.ts";
 import { createLanes, type HeldLane, isShort, lanesToTake, surplusOf } from "./lanes.ts";
@@ -84,7 +84,7 @@ export function nextPollMs(
  */
 class LaneRelay<Tx> {
   readonly #settings: RelaySettings;
-  readonly #storage: Storage<Tx>;
+  readonly #storage: StorageVerbs;
   readonly #clock: Clock;
   readonly #observe: Observer;
   readonly #relay: string;

@@ -8,7 +8,7 @@ import { derivedId, uuidv7 } from "../ids.ts";
 import { checkOutgoing, keyBytesOf, type OutgoingMessage, utf8 } from "../message.ts";
 import { checkOptions, having, optional, type Rule } from "../options.ts";
 import { type Clock, systemClock } from "../ports/clock.ts";
-import type { OutboxEntry, Storage } from "../ports/storage.ts";
+import type { OutboxEntry, Storage, SyncStorage } from "../ports/storage.ts";
 
 export interface OutboxOptions<Tx> {
   /** The database whose transactions carry the messages. */
@@ -42,6 +42,20 @@ export interface Outbox<in Tx> {
   ) => Promise<readonly string[]>;
 }
 
+export interface SyncOutboxOptions<Tx> extends Omit<OutboxOptions<never>, "storage"> {
+  /** The database whose transactions carry the messages. */
+  readonly storage: SyncStorage<Tx>;
+}
+
+/** As Outbox, for a storage whose driver answers at once. */
+export interface SyncOutbox<in Tx> {
+  /** As `enqueue` of Outbox; returns the ids, not a promise of them. */
+  readonly enqueue: (
+    tx: Tx,
+    messages: OutgoingMessage | readonly OutgoingMessage[],
+  ) => readonly string[];
+}
+
 /** Longest source in bytes: a reader takes no longer one as the scope of an id. */
 const sourceBytesMax = 1_024;
 
@@ -57,28 +71,39 @@ const aSource: Rule = {
 };
 
 /** Throws ConfigurationError that lists every wrong option. */
-export function createOutbox<Tx>(options: OutboxOptions<Tx>): Outbox<Tx> {
+export function createOutbox<Tx>(options: SyncOutboxOptions<Tx>): SyncOutbox<Tx>;
+export function createOutbox<Tx>(options: OutboxOptions<Tx>): Outbox<Tx>;
+export function createOutbox<Tx>(
+  options: OutboxOptions<Tx> | SyncOutboxOptions<Tx>,
+): Outbox<Tx> | SyncOutbox<Tx> {
   checkOptions("createOutbox", options, {
     storage: aStorage,
     source: aSource,
     clock: optional(having("a clock", "now", "epochMs", "sleep", "random")),
   });
   const { storage, source, clock = systemClock } = options;
+  const idFor = () => uuidv7(clock);
+  // The commit is the caller's and will not be seen from here.
+  const written = (ids: readonly string[]) => {
+    if (ids.length > 0) storage.wake.expect();
+    return ids;
+  };
+  if (storage.synchronous) {
+    return {
+      enqueue: (tx, messages) => written(writeSync(storage, tx, messages, clock, source, idFor)),
+    };
+  }
   return {
-    enqueue: async (tx, messages) => {
-      const ids = await write(storage, tx, listOf(messages), clock, source, () => uuidv7(clock));
-      // The commit is the caller's and will not be seen from here.
-      if (ids.length > 0) storage.wake.expect();
-      return ids;
-    },
+    enqueue: async (tx, messages) =>
+      written(await write(storage, tx, messages, clock, source, idFor)),
   };
 }
 
 const aStorage: Rule = {
-  ...having("a storage, for example postgresStorage({ pool })", "enqueue"),
+  is: "a storage, for example postgresStorage({ pool })",
   // `expect` is called after the INSERT: a storage without it must fail before, not then.
   fits: (value) =>
-    having("", "enqueue").fits(value) &&
+    (having("", "enqueue").fits(value) || having("", "enqueueSync").fits(value)) &&
     having("", "expect").fits((value as { readonly wake?: unknown }).wake),
 };
 
@@ -97,8 +122,30 @@ export function handlerOutbox<Tx>(
     messages: OutgoingMessage | readonly OutgoingMessage[],
   ) => Promise<readonly string[]>;
 } {
+  const idFor = derivedIds(incoming);
+  return {
+    // Ids are given out before the first wait, so their order is the order of the calls.
+    enqueue: (messages) => write(storage, tx, messages, clock, source, idFor),
+  };
+}
+
+/** As `handlerOutbox`, for a storage whose driver answers at once. */
+export function syncHandlerOutbox<Tx>(
+  storage: SyncStorage<Tx>,
+  tx: Tx,
+  incoming: string,
+): {
+  readonly enqueue: (messages: OutgoingMessage | readonly OutgoingMessage[]) => readonly string[];
+} {
+  const idFor = derivedIds(incoming);
+  return {
+    enqueue: (messages) => writeSync(storage, tx, messages, systemClock, undefined, idFor),
+  };
+}
+
+function derivedIds(incoming: string): (message: OutgoingMessage) => string {
   const counts = new Map<string, number>();
-  const idFor = ({ topic, key }: OutgoingMessage) => {
+  return ({ topic, key }) => {
     const keyBytes = keyBytesOf(key);
     // The first derived id names topic and key without any ambiguity, whatever bytes the key has.
     const first = derivedId(incoming, topic, keyBytes, 0);
@@ -106,32 +153,46 @@ export function handlerOutbox<Tx>(
     counts.set(first, nth + 1);
     return nth === 0 ? first : derivedId(incoming, topic, keyBytes, nth);
   };
-  return {
-    // Ids are given out before the first wait, so their order is the order of the calls.
-    enqueue: (messages) => write(storage, tx, listOf(messages), clock, source, idFor),
-  };
 }
 
-function listOf(messages: OutgoingMessage | readonly OutgoingMessage[]) {
-  return (Array.isArray(messages) ? messages : [messages]) as readonly OutgoingMessage[];
-}
+type Messages = OutgoingMessage | readonly OutgoingMessage[];
 
 async function write<Tx>(
   storage: Storage<Tx>,
   tx: Tx,
-  messages: readonly OutgoingMessage[],
+  messages: Messages,
   clock: Clock,
   source: string | undefined,
   idFor: (message: OutgoingMessage) => string,
 ): Promise<readonly string[]> {
+  const entries = entriesOf(messages, clock, source, idFor);
+  if (entries.length > 0) await storage.enqueue(tx, entries);
+  return entries.map((entry) => entry.id);
+}
+
+function writeSync<Tx>(
+  storage: SyncStorage<Tx>,
+  tx: Tx,
+  messages: Messages,
+  clock: Clock,
+  source: string | undefined,
+  idFor: (message: OutgoingMessage) => string,
+): readonly string[] {
+  const entries = entriesOf(messages, clock, source, idFor);
+  if (entries.length > 0) storage.enqueueSync(tx, entries);
+  return entries.map((entry) => entry.id);
+}
+
+function entriesOf(
+  given: Messages,
+  clock: Clock,
+  source: string | undefined,
+  idFor: (message: OutgoingMessage) => string,
+): readonly OutboxEntry[] {
+  const messages = (Array.isArray(given) ? given : [given]) as readonly OutgoingMessage[];
   // All are checked before the first id is taken: a refused list must not shift derived ids.
   for (const message of messages) checkOutgoing(message);
-  if (messages.length === 0) return [];
-  const entries = messages.map((message) =>
-    entryOf(message, message.id ?? idFor(message), clock, source),
-  );
-  await storage.enqueue(tx, entries);
-  return entries.map((entry) => entry.id);
+  return messages.map((message) => entryOf(message, message.id ?? idFor(message), clock, source));
 }
 
 function entryOf(

@@ -4,11 +4,11 @@ import type { Observer } from "../events.ts";
 import { aFunction, checkOptions, having, integer, optional } from "../options.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
-import type { Storage } from "../ports/storage.ts";
+import type { Storage, SyncStorage } from "../ports/storage.ts";
 
 export interface OutboxRelayOptions<Tx> {
   /** The database that holds the outbox. The relay uses up to four connections of it at once. */
-  readonly storage: Storage<Tx>;
+  readonly storage: Storage<Tx> | SyncStorage<Tx>;
   /** Where the messages go. */
   readonly broker: Broker;
   /** Called for every event: logs, metrics, traces. */

@@ -226,7 +226,8 @@ export interface Wake {
   }) => Promise<() => Promise<void>>;
 }
 
-export interface Storage<in out Tx> {
+/** What every storage does alike, whatever a handle of it is: all but the work in a transaction. */
+export interface StorageVerbs {
   /**
    * Schema version, write access, sequence settings. Throws ConfigurationError `schema-missing`,
    * `schema-outdated`, `schema-newer`, `schema-edited`, `database-read-only`, `sequence-unsafe`.
@@ -234,16 +235,7 @@ export interface Storage<in out Tx> {
   readonly check: () => Promise<StorageFacts>;
   /** Ends what is ours; a pool that was handed in stays open. */
   readonly close: () => Promise<void>;
-  /** T1. Resolves after a confirmed COMMIT of itself, then wakes the relays. */
-  readonly transaction: <R>(work: (tx: Tx) => Promise<R>) => Promise<R>;
   readonly trouble: (error: unknown) => Trouble;
-
-  /** I3. One statement, a second one only where not all were new. Aligned with `ids`. */
-  readonly recordIds: (
-    tx: Tx,
-    consumer: string,
-    ids: readonly MessageRef[],
-  ) => Promise<readonly Exclude<Recorded, "done">[]>;
 
   /**
    * Inserts all partitions of a topic that has no row yet for this consumer, once, under a lock;
@@ -270,14 +262,6 @@ export interface Storage<in out Tx> {
   ) => Promise<PartitionClaim | null>;
   /** I1. Which of these claims are held no more. Locks nothing, changes nothing. */
   readonly lostClaims: (claims: readonly PartitionClaim[]) => Promise<readonly PartitionClaim[]>;
-  /**
-   * I2, I3. Begins, proves the claim, locks the row, records the ids at or above `next_offset`.
-   * Throws ClaimLostError.
-   */
-  readonly open: (
-    claim: PartitionClaim,
-    records: readonly RecordRef[],
-  ) => Promise<ChunkTransaction<Tx>>;
 
   /** Where a consumer stands. Locks nothing. */
   readonly positions: (consumer: string) => Promise<ConsumerPositions>;
@@ -319,8 +303,6 @@ export interface Storage<in out Tx> {
     page: { readonly limit: number; readonly below: bigint | null },
   ) => Promise<readonly AuditEntry[]>;
 
-  /** O1. Writes rows in the caller's transaction, in one statement. */
-  readonly enqueue: (tx: Tx, rows: readonly OutboxEntry[]) => Promise<void>;
   readonly wake: Wake;
   /** O4. */
   readonly leaseLanes: (request: LeaseRequest) => Promise<LeaseAnswer>;
@@ -347,4 +329,65 @@ export interface Storage<in out Tx> {
     leases: readonly LaneLease[],
     published: readonly OutboxRow[],
   ) => Promise<{ readonly lost: readonly number[] }>;
+}
+
+/** A storage whose transactions wait: its driver answers by promises. */
+export interface Storage<in out Tx> extends StorageVerbs {
+  readonly synchronous?: false;
+  /** T1. Resolves after a confirmed COMMIT of itself, then wakes the relays. */
+  readonly transaction: <R>(work: (tx: Tx) => Promise<R>) => Promise<R>;
+  /** I3. One statement, a second one only where not all were new. Aligned with `ids`. */
+  readonly recordIds: (
+    tx: Tx,
+    consumer: string,
+    ids: readonly MessageRef[],
+  ) => Promise<readonly Exclude<Recorded, "done">[]>;
+  /**
+   * I2, I3. Begins, proves the claim, locks the row, records the ids at or above `next_offset`.
+   * Throws ClaimLostError.
+   */
+  readonly open: (
+    claim: PartitionClaim,
+    records: readonly RecordRef[],
+  ) => Promise<ChunkTransaction<Tx>>;
+  /** O1. Writes rows in the caller's transaction, in one statement. */
+  readonly enqueue: (tx: Tx, rows: readonly OutboxEntry[]) => Promise<void>;
+}
+
+/** A chunk's transaction while it is open, as the body of `chunkSync` sees it. */
+export interface SyncChunk<Tx> {
+  /** The position read behind the write lock. */
+  readonly nextOffset: bigint;
+  /** One entry for each record, in the same order. */
+  readonly recorded: readonly Recorded[];
+  readonly tx: Tx;
+  /** To be called behind each handler. Throws StorageError `transaction-ended-early`. */
+  readonly proveOpen: () => void;
+}
+
+/**
+ * A storage whose driver answers at once: a transaction is one call, and nothing else can run in
+ * between. The same promises; a promise inside a transaction would break T1 and I5.
+ */
+export interface SyncStorage<in out Tx> extends StorageVerbs {
+  readonly synchronous: true;
+  /** T1. As `transaction`, in one call. Refuses work that returns a promise. */
+  readonly transactionSync: <R>(work: (tx: Tx) => R) => R;
+  /** I3. As `recordIds`. */
+  readonly recordIdsSync: (
+    tx: Tx,
+    consumer: string,
+    ids: readonly MessageRef[],
+  ) => readonly Exclude<Recorded, "done">[];
+  /**
+   * I2 to I5. As `open`, the handlers and `commit` in one call: commits the position that the body
+   * returns. Rolls back what the body throws, and throws the same.
+   */
+  readonly chunkSync: (
+    claim: PartitionClaim,
+    records: readonly RecordRef[],
+    body: (chunk: SyncChunk<Tx>) => { readonly nextOffset: bigint; readonly mark: LogMark },
+  ) => void;
+  /** O1. As `enqueue`. */
+  readonly enqueueSync: (tx: Tx, rows: readonly OutboxEntry[]) => void;
 }
