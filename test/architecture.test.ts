@@ -14,6 +14,7 @@ const root = join(import.meta.dirname, "..");
 const allowed: Readonly<Record<string, readonly string[]>> = {
   core: ["@noble/hashes"],
   postgres: ["@oncebox/core", "pg", "node:"],
+  sqlite: ["@oncebox/core", "better-sqlite3", "knex", "node:"],
   kafkajs: ["@oncebox/core", "kafkajs", "node:"],
   testing: ["@oncebox/core"],
 };

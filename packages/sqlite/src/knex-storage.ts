@@ -1,0 +1,248 @@
+/**
+ * The storage on SQLite through knex, for handlers that wait. knex begins and ends its transactions;
+ * every statement of ours goes to the better-sqlite3 Database beneath, where nothing of a user's
+ * configuration (postProcessResponse, wrapIdentifier) changes it.
+ */
+import {
+  type ChunkTransaction,
+  checkOptions,
+  integer,
+  type LogMark,
+  type PartitionClaim,
+  type RecordRef,
+  type Rule,
+  type Storage,
+  StorageError,
+  TransactionFinishedError,
+} from "@oncebox/core";
+import type { Database } from "better-sqlite3";
+import type { Knex } from "knex";
+import { commitChunk, endMarked, mark, nameOf, openChunk } from "./chunk.ts";
+import { finished, guarded } from "./handles/knex.ts";
+import { enqueueRows } from "./lanes.ts";
+import { type Access, briefly, defaultBusyTimeoutMs, rollBack } from "./locking.ts";
+import { migrateWith } from "./migrate.ts";
+import { recordIds } from "./record-ids.ts";
+import { translated } from "./sqlite-errors.ts";
+import { verbsOf } from "./sqlite-storage.ts";
+import { prepared } from "./statements.ts";
+import { createWake } from "./wake.ts";
+
+export interface KnexStorageOptions {
+  /**
+   * How many milliseconds statements of the storage wait for the write lock of the file. They sleep
+   * between tries; one try never holds up the event loop for longer than 50 milliseconds.
+   * @defaultValue 5_000
+   */
+  readonly busyTimeoutMs?: number;
+}
+
+const aKnex: Rule = {
+  is: 'a knex instance with client: "better-sqlite3"',
+  fits: (value) =>
+    typeof value === "function" &&
+    (value as { readonly client?: { readonly driverName?: unknown } }).client?.driverName ===
+      "better-sqlite3",
+};
+
+/**
+ * For a knex with `client: "better-sqlite3"` and its usual pool of one. Throws ConfigurationError that
+ * lists every wrong option. Connects to nothing.
+ */
+export function knexStorage(
+  knex: Knex,
+  options: KnexStorageOptions = {},
+): Storage<Knex.Transaction> {
+  checkOptions(
+    "knexStorage",
+    { knex, ...options },
+    { knex: aKnex, busyTimeoutMs: integer(1, 86_400_000) },
+  );
+  const access = accessOf(knex, options.busyTimeoutMs ?? defaultBusyTimeoutMs);
+  const wake = createWake(fileOf(knex), null);
+  // Handles of transactions whose commit is seen here, with whether rows were written through them.
+  const enqueuedIn = new WeakMap<object, { enqueued: boolean }>();
+  return {
+    ...verbsOf(access),
+    wake: { send: wake.send, expect: wake.expect, listen: wake.listen },
+    close: async () => wake.close(),
+    open: (claim, records) => openTransaction(knex, claim, records),
+    transaction: async (work) => {
+      const seen = { enqueued: false };
+      const result = await runTransaction(knex, (tx) => {
+        enqueuedIn.set(tx, seen);
+        return work(tx);
+      });
+      if (seen.enqueued) wake.send();
+      return result;
+    },
+    enqueue: async (tx, rows) => {
+      await through(tx, "enqueue", (db) => enqueueRows(db, rows));
+      const seen = enqueuedIn.get(tx);
+      if (seen !== undefined) seen.enqueued = true;
+    },
+    recordIds: (tx, consumer, ids) =>
+      through(tx, "recording of message ids", (db) => recordIds(db, consumer, ids)),
+  };
+}
+
+/** Brings the database to this version: as `migrate` of @oncebox/sqlite, over a connection of knex. */
+export async function migrate(knex: Knex): Promise<string[]> {
+  checkOptions("migrate", { knex }, { knex: aKnex });
+  return migrateWith(accessOf(knex, defaultBusyTimeoutMs));
+}
+
+function accessOf(knex: Knex, busyTimeoutMs: number): Access {
+  return {
+    busyTimeoutMs,
+    use: async (work) => {
+      const db: Database = await knex.client.acquireConnection();
+      try {
+        return work(db);
+      } finally {
+        await knex.client.releaseConnection(db);
+      }
+    },
+  };
+}
+
+function fileOf(knex: Knex): string {
+  return String(knex.client.connectionSettings?.filename ?? "");
+}
+
+/** A statement of ours in a transaction of the caller's. */
+async function through<R>(
+  tx: Knex.Transaction,
+  doing: string,
+  work: (db: Database) => R,
+): Promise<R> {
+  if (typeof tx !== "function" || tx.isTransaction !== true) {
+    throw new StorageError("invalid-handle", `${doing}: expected a knex transaction`);
+  }
+  if (tx.isCompleted()) throw finished();
+  const db: Database = await tx.client.acquireConnection();
+  if (tx.isCompleted()) throw finished();
+  try {
+    return work(db);
+  } catch (error) {
+    throw translated(doing, error);
+  }
+}
+
+/** A transaction of knex's, with the Database beneath it. */
+interface Begun {
+  readonly trx: Knex.Transaction;
+  readonly db: Database;
+}
+
+async function begin(knex: Knex, doing: string): Promise<Begun> {
+  try {
+    // null: foreign keys are checked as the connection is set to, in strict mode as well.
+    const config = { enforceForeignCheck: null } as Knex.TransactionConfig;
+    const trx = await knex.transaction(undefined, config);
+    // Its end is told by what ends it; this one is for those who do not.
+    trx.executionPromise.catch(() => {});
+    return { trx, db: await trx.client.acquireConnection() };
+  } catch (error) {
+    throw translated(doing, error);
+  }
+}
+
+/**
+ * Gives the connection back to knex's pool. Ours has ended already, in the very call that ended it: what
+ * knex commits is an empty one.
+ */
+async function giveBack({ trx, db }: Begun): Promise<boolean> {
+  try {
+    if (!db.inTransaction) prepared(db, "BEGIN").run();
+    await trx.rollback();
+    return true;
+  } catch {
+    // Closed beneath us; the pool makes another.
+    return false;
+  }
+}
+
+async function runTransaction<R>(
+  knex: Knex,
+  work: (tx: Knex.Transaction) => Promise<R>,
+): Promise<R> {
+  const what = "a transaction";
+  const begun = await begin(knex, what);
+  let over = false;
+  try {
+    mark(begun.db);
+    const result = await work(guarded(begun.trx, () => over));
+    over = true;
+    endMarked(begun.db, what, () => {});
+    return result;
+  } finally {
+    over = true;
+    rollBack(begun.db);
+    await giveBack(begun);
+  }
+}
+
+async function openTransaction(
+  knex: Knex,
+  claim: PartitionClaim,
+  records: readonly RecordRef[],
+): Promise<ChunkTransaction<Knex.Transaction>> {
+  const doing = `chunk of ${nameOf(claim)}`;
+  const begun = await begin(knex, doing);
+  try {
+    return chunkOf(begun, claim, records);
+  } catch (error) {
+    rollBack(begun.db);
+    await giveBack(begun);
+    throw translated(doing, error);
+  }
+}
+
+function chunkOf(
+  begun: Begun,
+  claim: PartitionClaim,
+  records: readonly RecordRef[],
+): ChunkTransaction<Knex.Transaction> {
+  const { db, trx } = begun;
+  // The first statement waits for the write lock, as BEGIN IMMEDIATE would.
+  const opened = briefly(db, () => openChunk(db, claim, records));
+  let over = false;
+  const end = () => {
+    if (over) return false;
+    over = true;
+    return true;
+  };
+  return {
+    nextOffset: opened.nextOffset,
+    recorded: opened.recorded,
+    handle: () => {
+      let ended = false;
+      return {
+        tx: guarded(trx, () => ended || over),
+        end: () => {
+          ended = true;
+        },
+      };
+    },
+    commit: async (nextOffset: bigint, log: LogMark) => {
+      if (!end()) throw new TransactionFinishedError("this chunk has ended already");
+      try {
+        commitChunk(db, claim, opened, { nextOffset, mark: log });
+      } finally {
+        await giveBack(begun);
+      }
+    },
+    rollback: async () => {
+      if (!end()) return true;
+      const clean = rollBack(db);
+      return (await giveBack(begun)) && clean;
+    },
+    destroy: () => {
+      if (!end()) return;
+      // At once: what the handler still sends must find no transaction of ours.
+      rollBack(db);
+      void giveBack(begun);
+    },
+  };
+}

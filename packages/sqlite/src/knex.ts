@@ -1,0 +1,1 @@
+export { type KnexStorageOptions, knexStorage, migrate } from "./knex-storage.ts";

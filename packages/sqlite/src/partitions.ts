@@ -1,0 +1,118 @@
+/** Rows of partitions: claimed by one process at a time, and looked at. */
+import {
+  type LogMark,
+  type PartitionClaim,
+  type PartitionRef,
+  StorageError,
+  type StorageVerbs,
+} from "@oncebox/core";
+import type { Database } from "better-sqlite3";
+import { type Access, reading, writing } from "./locking.ts";
+import { claimText, consumerText, heldText, incarnationText, positionsText } from "./queries.ts";
+import { all, int, numberOf, one } from "./statements.ts";
+
+interface LogColumns {
+  readonly topic_id: string | null;
+  readonly leader_epoch: bigint | null;
+  readonly last_offset: bigint | null;
+  readonly last_time: bigint | null;
+  readonly last_checksum: bigint | null;
+}
+
+interface ClaimedRow extends LogColumns {
+  readonly token: string;
+  readonly epoch: bigint;
+  readonly next_offset: bigint;
+  readonly replay: bigint;
+  readonly applied_until: bigint;
+  readonly sought_epoch: bigint;
+  readonly incarnation: string;
+}
+
+interface PositionRow extends LogColumns {
+  readonly topic: string;
+  readonly partition: bigint;
+  readonly next_offset: bigint;
+  readonly epoch: bigint;
+  readonly owner: string | null;
+}
+
+type PartitionVerbs = Pick<StorageVerbs, "claim" | "lostClaims" | "positions">;
+
+export function partitionVerbs(access: Access): PartitionVerbs {
+  return {
+    claim: (ref, waitMs) => claim(access, ref, waitMs),
+    lostClaims: async (claims) => {
+      if (claims.length === 0) return [];
+      return reading(access, "look at claims", (db) => claims.filter((each) => !held(db, each)));
+    },
+    positions: (consumer) =>
+      reading(access, `look at the positions of ${consumer}`, (db) => positions(db, consumer)),
+  };
+}
+
+async function claim(
+  access: Access,
+  ref: PartitionRef & { readonly owner: string },
+  waitMs: number,
+): Promise<PartitionClaim | null> {
+  const { consumer, topic, partition, owner } = ref;
+  const doing = `claim of ${topic}/${partition} for ${consumer}`;
+  try {
+    const row = await writing(access, { doing, waitMs }, (db) =>
+      one<ClaimedRow>(db, claimText, owner, consumer, topic, int(partition)),
+    );
+    return row === undefined ? null : claimOf(ref, row);
+  } catch (cause) {
+    if (!(cause instanceof StorageError) || cause.code !== "storage-conflict") throw cause;
+    throw new StorageError(
+      "claim-timeout",
+      `${topic}/${partition} for ${consumer} could not be claimed within ${waitMs} ms: a transaction that writes to this database file was open all the time (SQLite does not tell whose)`,
+      { cause, retryable: true, details: { consumer, topic, partition } },
+    );
+  }
+}
+
+function claimOf({ consumer, topic, partition }: PartitionRef, row: ClaimedRow): PartitionClaim {
+  const { token, epoch, next_offset: nextOffset, incarnation } = row;
+  return {
+    ...{ consumer, topic, partition, token, epoch, nextOffset, incarnation },
+    log: logOf(row),
+    replay: { number: Number(row.replay), until: row.applied_until },
+    soughtEpoch: row.sought_epoch,
+  };
+}
+
+function logOf(row: LogColumns): LogMark {
+  const { last_offset: offset, last_time: timestamp, last_checksum: checksum } = row;
+  return {
+    topicId: row.topic_id,
+    leaderEpoch: numberOf(row.leader_epoch),
+    // The three are written together.
+    last:
+      offset === null || timestamp === null || checksum === null
+        ? null
+        : { offset, timestamp, checksum: Number(checksum) },
+  };
+}
+
+export function held(db: Database, claim: PartitionClaim): boolean {
+  const { consumer, topic, partition, token } = claim;
+  return one(db, heldText, consumer, topic, int(partition), token) !== undefined;
+}
+
+function positions(db: Database, name: string): Awaited<ReturnType<PartitionVerbs["positions"]>> {
+  const consumer = one<{ id: bigint; group_id: string | null }>(db, consumerText, name);
+  const meta = one<{ incarnation: string }>(db, incarnationText);
+  if (meta === undefined) throw new TypeError("oncebox_meta has no row");
+  const rows = consumer === undefined ? [] : all<PositionRow>(db, positionsText, consumer.id);
+  return {
+    groupId: consumer?.group_id ?? null,
+    incarnation: meta.incarnation,
+    positions: rows.map((row) => {
+      const { topic, next_offset: nextOffset, epoch, owner } = row;
+      const partition = Number(row.partition);
+      return { topic, partition, nextOffset, epoch, owner, log: logOf(row) };
+    }),
+  };
+}
