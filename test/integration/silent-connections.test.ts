@@ -64,7 +64,7 @@ describe.each([false, true])("B17: the storage on a pool with pipeline: %s", (pi
       () => claimOf(p.storage, 0, 100),
       () => p.storage.check(),
       () => p.storage.positions("consumer"),
-      () => p.storage.leaseLanes({ relay: "r", durationMs: 1_000, lanesMax: 1 } as never),
+      () => p.storage.leaseLanes({ relay: "r", leaseMs: 1_000, renew: [], acquireMax: 1 }),
     ];
     const answers = await Promise.all(others.map((other) => timed(codeOf(other()))));
     expect(answers.map(({ result }) => result)).toEqual(others.map(() => "storage-unavailable"));
@@ -130,6 +130,29 @@ describe.each([false, true])("B17: the storage on a pool with pipeline: %s", (pi
     expect(result).toBe("claim-timeout");
     expect(ms).toBeGreaterThan(answerTimeoutMs * 2);
     await chunk.rollback();
+  });
+
+  // Guards the questions of the ear (wake.ts): a relay would be woken no more, and only poll.
+  it("listens again on another connection", async () => {
+    const p = await here();
+    let woken = 0;
+    let wake = () => {};
+    const stop = await p.storage.wake.listen({
+      expected: () => {},
+      woken: () => {
+        woken += 1;
+        wake();
+      },
+    });
+    expect(woken).toBe(1);
+    const again = new Promise<void>((resolve) => {
+      wake = resolve;
+    });
+    await hole.begin();
+    hole.end();
+    const { ms } = await timed(again);
+    expect(ms).toBeLessThan(2 * answerTimeoutMs + marginMs);
+    await stop();
   });
 
   it("leaves nothing behind that keeps a process alive", async () => {

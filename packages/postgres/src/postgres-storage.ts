@@ -96,6 +96,7 @@ export function postgresStorage(options: PostgresStorageOptions): Storage<Client
     answerTimeoutMs: integer(100, dayMs),
   });
   const { pool, schema = defaultSchema, idleInTransactionTimeoutMs = 20_000 } = options;
+  const { answerTimeoutMs = 30_000 } = options;
   const errors = storageErrors();
   const parts = {
     errors,
@@ -106,13 +107,14 @@ export function postgresStorage(options: PostgresStorageOptions): Storage<Client
       errors,
       preparedStatements: options.preparedStatements ?? true,
       acquireTimeoutMs: options.acquireTimeoutMs ?? 15_000,
-      answers: answerWatch(options.answerTimeoutMs ?? 30_000),
+      answers: answerWatch(answerTimeoutMs),
     }),
   };
   const outbox = outboxQueries(schema);
   const wake = createWake({
     connections: parts.connections,
     channel: `oncebox_${schema}`.slice(0, 63),
+    askEveryMs: answerTimeoutMs,
   });
   // An idle connection that dies is no news: the next one to be used says whether the database is
   // there. Without a listener the pool would end the process.

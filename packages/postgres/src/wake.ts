@@ -25,6 +25,8 @@ const poolSizeMin = 3;
 export interface WakeOptions {
   readonly connections: Connections;
   readonly channel: string;
+  /** How often the connection that listens is asked whether it still is one, in milliseconds. */
+  readonly askEveryMs: number;
 }
 
 export function createWake(options: WakeOptions): Wake & { readonly close: () => Promise<void> } {
@@ -107,13 +109,15 @@ function createNotifier({ connections, channel }: WakeOptions, instance: string)
 }
 
 /** One connection that listens, for all listeners of this process; made anew when it is lost. */
-function createEar({ connections, channel }: WakeOptions, heard: (payload: string) => void) {
+function createEar(options: WakeOptions, heard: (payload: string) => void) {
+  const { connections, channel, askEveryMs } = options;
   let stop: (() => void) | null = null;
   let running: Promise<void> = Promise.resolve();
   let ready: Promise<void> = Promise.resolve();
 
   const listenOnce = async (stopped: Promise<void>, onReady: () => void) => {
     let connection: Connection | undefined;
+    let asking: NodeJS.Timeout | undefined;
     const onMessage = (message: { channel: string; payload?: string | undefined }) => {
       if (message.channel === channel) heard(message.payload ?? "");
     };
@@ -129,13 +133,19 @@ function createEar({ connections, channel }: WakeOptions, heard: (payload: strin
       onReady();
       // What was sent while nobody listened.
       heard("send:");
+      // Who only listens never hears that nobody is there any more. The connection's end tells.
+      const ask = () => void connection?.script("SELECT 1").catch(() => {});
+      asking = setInterval(ask, askEveryMs).unref();
       await Promise.race([ended, stopped]);
+      clearInterval(asking);
       if (!connection.lost()) await connection.script(`UNLISTEN ${quoted(channel)}`);
       client.removeListener("notification", onMessage);
       client.removeListener("error", onEnd).removeListener("end", onEnd);
       connection.release();
     } catch {
       connection?.destroy();
+    } finally {
+      clearInterval(asking);
     }
   };
 
