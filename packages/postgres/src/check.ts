@@ -36,7 +36,7 @@ async function checkWritable(connection: Connection): Promise<void> {
 }
 
 async function checkSchema(connection: Connection, schema: string): Promise<void> {
-  const applied = await readApplied(connection, schema);
+  const applied = await readApplied(connection.script, schema);
   if (applied === null) {
     throw new ConfigurationError(
       "schema-missing",

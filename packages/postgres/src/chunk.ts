@@ -17,16 +17,17 @@ import {
   StorageError,
   TransactionFinishedError,
 } from "@oncebox/core";
-import type { ClientBase, QueryResult } from "pg";
+import type { QueryResult } from "pg";
 import type { Connection, Connections } from "./connections.ts";
-import { guarded } from "./handles/pg.ts";
+import type { Handles, OwnTransaction } from "./handles/handles.ts";
 import type { Names } from "./names.ts";
 import { neverSent, provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
 import type { ClaimKey, InboxQueries, OpenedRow, TakerRow } from "./queries.ts";
 import { numbersOf } from "./wire.ts";
 
-export interface ChunkParts {
+export interface ChunkParts<Tx> {
   readonly connections: Connections;
+  readonly handles: Handles<Tx>;
   readonly queries: InboxQueries;
   readonly errors: StorageErrors;
   readonly names: Names;
@@ -36,13 +37,13 @@ export interface ChunkParts {
 }
 
 /** I2, I3. Throws ClaimLostError. */
-export async function openChunk(
-  parts: ChunkParts,
+export async function openChunk<Tx>(
+  parts: ChunkParts<Tx>,
   claim: PartitionClaim,
   consumer: number,
   records: readonly RecordRef[],
-): Promise<ChunkTransaction<ClientBase>> {
-  const { connections, errors, names } = parts;
+): Promise<ChunkTransaction<Tx>> {
+  const { connections, handles, errors, names } = parts;
   const connection = await connections.acquire();
   try {
     const withId = records.filter((record) => record.id !== null);
@@ -54,7 +55,8 @@ export async function openChunk(
     if (opened.next_offset === null) throw claimLost(claim);
     const read = { ...opened, next_offset: opened.next_offset };
     const recorded = await recordedOf(parts, connection, key, records, sourceIds, read);
-    return new Chunk(parts, connection, key, read.next_offset, read.xid, recorded);
+    const own = await handles.own(connection.client);
+    return new Chunk(parts, connection, own, key, read, recorded);
   } catch (error) {
     await rollBack(connection);
     throw errors.translated(`chunk of ${nameOf(claim)}`, error);
@@ -62,7 +64,7 @@ export async function openChunk(
 }
 
 async function beginAndOpen(
-  { queries, idleInTransactionTimeoutMs }: ChunkParts,
+  { queries, idleInTransactionTimeoutMs }: Omit<ChunkParts<unknown>, "handles">,
   connection: Connection,
   key: ClaimKey,
   withId: readonly RecordRef[],
@@ -86,7 +88,7 @@ async function beginAndOpen(
 
 /** What became of each record; asks whose an id is only where not all were new. */
 async function recordedOf(
-  { queries }: ChunkParts,
+  { queries }: Pick<ChunkParts<unknown>, "queries">,
   connection: Connection,
   key: ClaimKey,
   records: readonly RecordRef[],
@@ -143,11 +145,12 @@ function takerGone(): StorageError {
   );
 }
 
-class Chunk implements ChunkTransaction<ClientBase> {
+class Chunk<Tx> implements ChunkTransaction<Tx> {
   readonly nextOffset: bigint;
   readonly recorded: readonly Recorded[];
-  readonly #parts: ChunkParts;
+  readonly #parts: ChunkParts<Tx>;
   readonly #connection: Connection;
+  readonly #own: OwnTransaction<Tx>;
   readonly #key: ClaimKey;
   readonly #xid: bigint;
   #over = false;
@@ -156,24 +159,25 @@ class Chunk implements ChunkTransaction<ClientBase> {
   #firstFailure: unknown;
 
   constructor(
-    parts: ChunkParts,
+    parts: ChunkParts<Tx>,
     connection: Connection,
+    own: OwnTransaction<Tx>,
     key: ClaimKey,
-    nextOffset: bigint,
-    xid: bigint,
+    opened: { readonly next_offset: bigint; readonly xid: bigint },
     recorded: readonly Recorded[],
   ) {
     this.#parts = parts;
     this.#connection = connection;
+    this.#own = own;
     this.#key = key;
-    this.nextOffset = nextOffset;
-    this.#xid = xid;
+    this.nextOffset = opened.next_offset;
+    this.#xid = opened.xid;
     this.recorded = recorded;
   }
 
   readonly handle = () => {
     let over = false;
-    const tx = guarded(this.#connection.client, {
+    const tx = this.#own.handle({
       ended: () => over || this.#over,
       failed: (error) => {
         this.#firstFailure ??= error;
@@ -192,6 +196,16 @@ class Chunk implements ChunkTransaction<ClientBase> {
     if (this.#over) throw new TransactionFinishedError("this chunk has ended already");
     // Dead before the first byte is sent: no handler may slip in between the advance and COMMIT.
     this.#over = true;
+    let committed = false;
+    try {
+      await this.#commit(nextOffset, mark);
+      committed = true;
+    } finally {
+      this.#own.over(committed);
+    }
+  };
+
+  readonly #commit = async (nextOffset: bigint, mark: LogMark): Promise<void> => {
     const connection = this.#connection;
     const { queries } = this.#parts;
     if (connection.lost()) {
@@ -221,12 +235,15 @@ class Chunk implements ChunkTransaction<ClientBase> {
     if (this.#over) return !this.#destroyed;
     this.#over = true;
     const clean = await rollBack(this.#connection);
+    this.#own.over(false);
     if (!clean) this.#destroyed = true;
     return clean;
   };
 
   readonly destroy = (): void => {
     if (this.#destroyed) return;
+    // A commit that is on its way says itself how it ended.
+    if (!this.#over) this.#own.over(false);
     this.#over = true;
     this.#destroyed = true;
     this.#connection.destroy();

@@ -9,14 +9,15 @@
  *                        └──destroy──▶ (gone)
  */
 import { StorageError } from "@oncebox/core";
-import type { Pool, PoolClient, QueryResult, QueryResultRow } from "pg";
+import type { Client, QueryResult, QueryResultRow } from "pg";
 import type { AnswerWatch } from "./answer-watch.ts";
+import type { Clients } from "./clients.ts";
 import { endsConnection, type StorageErrors } from "./postgres-errors.ts";
 import type { Statement } from "./queries.ts";
 import { ownTypes } from "./wire.ts";
 
 export interface Connection {
-  readonly client: PoolClient;
+  readonly client: Client;
   /**
    * Whether statements are sent without waiting for the answers before them. Each is still answered
    * by itself: after one that failed, the later ones of its transaction fail with 25P02.
@@ -50,7 +51,7 @@ export interface Connections {
 }
 
 export interface ConnectionOptions {
-  readonly pool: Pool;
+  readonly clients: Clients;
   readonly preparedStatements: boolean;
   readonly acquireTimeoutMs: number;
   readonly errors: StorageErrors;
@@ -58,7 +59,7 @@ export interface ConnectionOptions {
 }
 
 export function connections(options: ConnectionOptions): Connections {
-  const { pool, errors, answers } = options;
+  const { clients, errors, answers } = options;
   const statementOf = ({ name, text, values, prepare }: Statement) => ({
     ...(prepare && options.preparedStatements ? { name } : {}),
     text,
@@ -70,13 +71,13 @@ export function connections(options: ConnectionOptions): Connections {
     for (;;) {
       const client = await takeClient(options);
       if (!answers.suspects(client)) return connectionOf(client, statementOf, options);
-      end(client);
+      end(clients, client);
     }
   };
   return {
     acquire,
     statementOf,
-    poolSize: pool.options.max,
+    poolSize: clients.size,
     with: async (doing, work) => {
       const connection = await acquire();
       try {
@@ -92,9 +93,9 @@ export function connections(options: ConnectionOptions): Connections {
 }
 
 function connectionOf(
-  client: PoolClient,
+  client: Client,
   statementOf: (statement: Statement) => object,
-  { errors, answers }: ConnectionOptions,
+  { clients, errors, answers }: ConnectionOptions,
 ): Connection {
   let lost = false;
   let out = true;
@@ -152,7 +153,7 @@ function connectionOf(
       out = false;
       answers.heard(client);
       // The pool puts its own listener on before ours goes.
-      client.release(lost);
+      clients.giveBack(client, lost);
       client.removeListener("error", onEnd);
       client.removeListener("end", onEnd);
     },
@@ -160,7 +161,7 @@ function connectionOf(
       if (!out) return;
       out = false;
       // Our listener stays on, for what the dying socket says.
-      end(client);
+      end(clients, client);
     },
   };
 }
@@ -169,9 +170,9 @@ function connectionOf(
  * The driver waits for answers on a pipelined connection before it ends it: a statement that hangs
  * would keep it for ever. So the socket goes first.
  */
-function end(client: PoolClient): void {
+function end(clients: Clients, client: Client): void {
   client.connection?.stream?.destroy();
-  client.release(true);
+  clients.giveBack(client, true);
 }
 
 /** Whether the driver sends statements at once on this client (pg >= 8.23 with `pipeline: true`). */
@@ -179,45 +180,43 @@ export function isPipelined(client: object): boolean {
   return (client as { readonly pipeline?: unknown }).pipeline === true;
 }
 
-async function takeClient({ pool, acquireTimeoutMs, errors, answers }: ConnectionOptions) {
+async function takeClient({ clients, acquireTimeoutMs, errors, answers }: ConnectionOptions) {
   let timer: NodeJS.Timeout | undefined;
   // Where one is free it comes without any waiting.
-  const free = pool.idleCount > pool.waitingCount;
-  const waiting = pool.connect();
+  const free = clients.free();
+  const waiting = clients.take();
   try {
     if (free) return await waiting;
-    watchMaking(pool, answers);
-    // The pool waits for ever by default; a wait without a ceiling would hide that it is too small.
+    watchMaking(clients, answers);
+    // A pool may wait for ever; a wait without a ceiling would hide that it is too small.
     const expired = new Promise<"expired">((resolve) => {
       timer = setTimeout(resolve, acquireTimeoutMs, "expired");
     });
     const client = await Promise.race([waiting, expired]);
     if (client !== "expired") return client;
     // Our turn came too late for the look above.
-    watchMaking(pool, answers);
+    watchMaking(clients, answers);
     waiting.then(
-      (late) => late.release(),
+      (late) => clients.giveBack(late, false),
       () => {},
     );
   } catch (error) {
-    if (!poolTimeoutText.test(String(error))) {
-      throw errors.translated("no connection to the database", error);
-    }
+    if (!clients.ranOut(error)) throw errors.translated("no connection to the database", error);
   } finally {
     clearTimeout(timer);
   }
-  throw await exhausted(pool, acquireTimeoutMs);
+  throw await exhausted(clients, acquireTimeoutMs);
 }
 
 /**
- * The pool waits for ever, by default, for a server that takes a connection and says nothing: each
- * try would keep a place of the pool, until none is left for anyone. So what is being made now is
- * watched like a statement, whoever asked for it: the pool tells nobody for whom it makes a client.
+ * A pool of the driver waits for ever, by default, for a server that takes a connection and says
+ * nothing: each try would keep a place of the pool, until none is left for anyone. So what is being
+ * made now is watched like a statement, whoever asked for it: the pool tells nobody for whom it makes
+ * a client.
  */
-function watchMaking(pool: Pool, answers: AnswerWatch): void {
-  const { _clients: clients = [] } = pool as unknown as { readonly _clients?: readonly Made[] };
-  for (const client of clients) {
-    if (client._connecting !== true || watched.has(client)) continue;
+function watchMaking(clients: Clients, answers: AnswerWatch): void {
+  for (const client of clients.making()) {
+    if (watched.has(client)) continue;
     watched.add(client);
     const awaited = answers.sent(0, (error) => client.connection?.stream?.destroy(error));
     const answered = () => answers.answered(awaited);
@@ -225,23 +224,19 @@ function watchMaking(pool: Pool, answers: AnswerWatch): void {
   }
 }
 
-type Made = PoolClient & { readonly _connecting?: boolean };
-
 const watched = new WeakSet<object>();
 
-const poolTimeoutText = /timeout exceeded when trying to connect/;
-
 const probeMs = 5_000;
-const probes = new WeakMap<Pool, Promise<unknown>>();
+const probes = new WeakMap<Clients, Promise<unknown>>();
 
 /**
  * The pool gave no connection in time: either the database is gone, or all connections are in use.
  * One connection of its own, outside of the pool, tells which; never more than one at a time.
  */
-async function exhausted(pool: Pool, waitedMs: number): Promise<StorageError> {
-  const running = probes.get(pool) ?? probe(pool).finally(() => probes.delete(pool));
-  probes.set(pool, running);
-  const details = { poolSize: pool.options.max, waiting: pool.waitingCount, waitedMs };
+async function exhausted(clients: Clients, waitedMs: number): Promise<StorageError> {
+  const running = probes.get(clients) ?? probe(clients).finally(() => probes.delete(clients));
+  probes.set(clients, running);
+  const details = { poolSize: clients.size, waiting: clients.waiting(), waitedMs };
   try {
     await running;
   } catch (cause) {
@@ -256,12 +251,8 @@ async function exhausted(pool: Pool, waitedMs: number): Promise<StorageError> {
   );
 }
 
-async function probe(pool: Pool): Promise<void> {
-  const { Client } = pool as unknown as { Client: new (options: object) => PoolClient };
-  // The pool hides its password from enumeration.
-  const { password } = pool.options;
-  const times = { connectionTimeoutMillis: probeMs, query_timeout: probeMs };
-  const client = new Client({ ...pool.options, password, ...times });
+async function probe(clients: Clients): Promise<void> {
+  const client = clients.alone(probeMs);
   client.on("error", () => {});
   try {
     await client.connect();

@@ -4,10 +4,11 @@
  */
 import { createHash } from "node:crypto";
 import { ConfigurationError, checkOptions, having } from "@oncebox/core";
-import type { Pool } from "pg";
+import type { Pool, QueryResult } from "pg";
 import { noAnswerWatch } from "./answer-watch.ts";
 import { rollBack } from "./chunk.ts";
-import { type Connection, connections } from "./connections.ts";
+import { type Clients, clientsOfPool } from "./clients.ts";
+import { connections } from "./connections.ts";
 import { type Migration, migrations } from "./migrations.generated.ts";
 import { storageErrors } from "./postgres-errors.ts";
 import { quoted } from "./queries.ts";
@@ -38,23 +39,26 @@ const ddlLockTimeoutMs = 5_000;
  */
 export async function migrate(pool: Pool, options: MigrateOptions = {}): Promise<string[]> {
   checkOptions("migrate", { pool, ...options }, { pool: aPool, schema: aSchemaName });
-  const schema = options.schema ?? defaultSchema;
+  const clients = clientsOfPool(pool);
+  try {
+    return await migrateOver(clients, options.schema ?? defaultSchema);
+  } finally {
+    clients.close();
+  }
+}
+
+export async function migrateOver(clients: Clients, schema: string): Promise<string[]> {
   const errors = storageErrors();
   const acquireTimeoutMs = queueTimeoutMs;
   const answers = noAnswerWatch();
-  const parts = { pool, preparedStatements: false, acquireTimeoutMs, errors, answers };
+  const parts = { clients, preparedStatements: false, acquireTimeoutMs, errors, answers };
   const connection = await connections(parts).acquire();
   try {
-    await connection.script(
-      `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = ${queueTimeoutMs}; SELECT pg_advisory_xact_lock(${lockKeyOf(schema)})`,
-    );
-    const applied = await readApplied(connection, schema);
-    checkApplied(schema, applied ?? []);
-    const missing = migrations.slice(applied?.length ?? 0);
-    if (missing.length > 0) await apply(connection, schema, missing);
+    await connection.script("BEGIN ISOLATION LEVEL READ COMMITTED");
+    const applied = await applyUpTo(connection.script, schema, migrations.length);
     await connection.script("COMMIT");
     connection.release();
-    return missing.map((migration) => migration.name);
+    return applied;
   } catch (error) {
     await rollBack(connection);
     throw errors.translated(`migration of schema ${schema}`, error);
@@ -63,21 +67,33 @@ export async function migrate(pool: Pool, options: MigrateOptions = {}): Promise
 
 export const aPool = having("a pg Pool", "connect", "query");
 
-async function apply(
-  connection: Connection,
-  schema: string,
-  missing: readonly Migration[],
-): Promise<void> {
-  await connection.script(`SET LOCAL lock_timeout = ${ddlLockTimeoutMs}`);
-  // Looked up first: creating it needs a right that a role may lack where a DBA has made it.
-  const { rowCount } = await connection.script(
-    `SELECT FROM pg_namespace WHERE nspname = '${schema}'`,
+/** Sends text of one or more statements; the result is that of the last. */
+export type Script = (text: string) => Promise<QueryResult>;
+
+/**
+ * Within a transaction, applies what is missing up to this number, as `migrate`; returns its names.
+ * Leaves `lock_timeout` and `search_path` changed until the transaction ends.
+ */
+export async function applyUpTo(script: Script, schema: string, last: number): Promise<string[]> {
+  await script(
+    `SET LOCAL lock_timeout = ${queueTimeoutMs}; SELECT pg_advisory_xact_lock(${lockKeyOf(schema)})`,
   );
-  if (rowCount === 0) await connection.script(`CREATE SCHEMA ${quoted(schema)}`);
-  await connection.script(`SET LOCAL search_path = ${quoted(schema)}`);
+  const applied = await readApplied(script, schema);
+  checkApplied(schema, applied ?? []);
+  const missing = migrations.slice(applied?.length ?? 0, last);
+  if (missing.length > 0) await apply(script, schema, missing);
+  return missing.map((migration) => migration.name);
+}
+
+async function apply(script: Script, schema: string, missing: readonly Migration[]): Promise<void> {
+  await script(`SET LOCAL lock_timeout = ${ddlLockTimeoutMs}`);
+  // Looked up first: creating it needs a right that a role may lack where a DBA has made it.
+  const { rowCount } = await script(`SELECT FROM pg_namespace WHERE nspname = '${schema}'`);
+  if (rowCount === 0) await script(`CREATE SCHEMA ${quoted(schema)}`);
+  await script(`SET LOCAL search_path = ${quoted(schema)}`);
   for (const { number, name, checksum, sql } of missing) {
-    await connection.script(sql);
-    await connection.script(
+    await script(sql);
+    await script(
       `INSERT INTO migrations (number, name, checksum) VALUES (${number}, '${name}', '${checksum}')`,
     );
   }
@@ -85,15 +101,13 @@ async function apply(
 
 /** In order of number; null where the schema is not installed. */
 export async function readApplied(
-  connection: Connection,
+  script: Script,
   schema: string,
 ): Promise<readonly AppliedMigration[] | null> {
   const table = `${quoted(schema)}.migrations`;
-  const { rows } = await connection.script(`SELECT to_regclass('${table}') IS NOT NULL AS found`);
+  const { rows } = await script(`SELECT to_regclass('${table}') IS NOT NULL AS found`);
   if ((rows as { found: boolean }[])[0]?.found !== true) return null;
-  const applied = await connection.script(
-    `SELECT number, name, checksum FROM ${table} ORDER BY number`,
-  );
+  const applied = await script(`SELECT number, name, checksum FROM ${table} ORDER BY number`);
   return applied.rows as AppliedMigration[];
 }
 

@@ -1,30 +1,32 @@
 /** I3 for `inbox.once`: ids recorded in the caller's own transaction. */
 import { type MessageRef, type Recorded, StorageError } from "@oncebox/core";
-import type { ClientBase, QueryResult } from "pg";
+import type { QueryResult } from "pg";
 import type { Connections } from "./connections.ts";
-import { checkHandle } from "./handles/pg.ts";
+import type { Handles } from "./handles/handles.ts";
 import type { StorageErrors } from "./postgres-errors.ts";
 import type { InboxQueries, RecordedRow, Statement, TakerRow } from "./queries.ts";
 
 type Outcome = Exclude<Recorded, "done">;
 
-export interface RecordParts {
+export interface RecordParts<Tx> {
   readonly connections: Connections;
+  readonly handles: Handles<Tx>;
   readonly queries: InboxQueries;
   readonly errors: StorageErrors;
 }
 
-export async function recordIds(
-  { connections, queries, errors }: RecordParts,
-  tx: ClientBase,
+export async function recordIds<Tx>(
+  { connections, handles, queries, errors }: RecordParts<Tx>,
+  tx: Tx,
   consumer: string,
   ids: readonly MessageRef[],
 ): Promise<readonly Outcome[]> {
-  checkHandle(tx);
+  const given = handles.clientOf(tx);
+  const client = given instanceof Promise ? await given : given;
   if (ids.length === 0) return [];
   const run = async <R>(statement: Statement): Promise<R[]> => {
-    const query = tx.query as (config: object) => Promise<QueryResult>;
-    return (await query.call(tx, connections.statementOf(statement))).rows as R[];
+    const query = client.query as (config: object) => Promise<QueryResult>;
+    return (await query.call(client, connections.statementOf(statement))).rows as R[];
   };
   try {
     let rows = await run<RecordedRow>(queries.record(consumer, ids));

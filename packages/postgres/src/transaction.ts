@@ -1,21 +1,27 @@
 /** T1: a transaction of the caller's, confirmed by the answer to COMMIT of itself. */
 import { randomUUID } from "node:crypto";
 import { CommitUnknownError, StorageError } from "@oncebox/core";
-import type { ClientBase } from "pg";
 import { rollBack } from "./chunk.ts";
 import type { Connection, Connections } from "./connections.ts";
-import { guarded } from "./handles/pg.ts";
+import type { Handles } from "./handles/handles.ts";
 import { provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
 
-export async function runTransaction<R>(
-  { connections, errors }: { readonly connections: Connections; readonly errors: StorageErrors },
-  work: (tx: ClientBase) => Promise<R>,
+export interface TransactionParts<Tx> {
+  readonly connections: Connections;
+  readonly handles: Handles<Tx>;
+  readonly errors: StorageErrors;
+}
+
+export async function runTransaction<Tx, R>(
+  { connections, handles, errors }: TransactionParts<Tx>,
+  work: (tx: Tx) => Promise<R>,
 ): Promise<R> {
   const connection = await connections.acquire();
+  const own = await handles.own(connection.client);
   let over = false;
   let firstFailure: unknown;
   let several = false;
-  const tx = guarded(connection.client, {
+  const tx = own.handle({
     ended: () => over,
     failed: (error) => {
       firstFailure ??= error;
@@ -39,12 +45,19 @@ export async function runTransaction<R>(
   } catch (error) {
     over = true;
     await rollBack(connection);
+    own.over(false);
     throw error;
   }
   over = true;
   // Known already to be outside of any transaction: then it asks, and is told.
   const outside = connection.client.getTransactionStatus?.() === "I";
-  await commit(connection, errors, several || outside ? mark : null, () => firstFailure);
+  let committed = false;
+  try {
+    await commit(connection, errors, several || outside ? mark : null, () => firstFailure);
+    committed = true;
+  } finally {
+    own.over(committed);
+  }
   return result;
 }
 

@@ -2,17 +2,37 @@
  * Handles of node-postgres. What a handler gets is its transaction's client behind a guard: it is
  * dead when the handler has ended, and it cannot end the transaction or give the client away.
  */
-import { StorageError, TransactionFinishedError } from "@oncebox/core";
+import { StorageError } from "@oncebox/core";
 import type { ClientBase } from "pg";
+import { finished, type Handles, type Hold, notYours } from "./handles.ts";
 import { endsTransaction } from "./transaction-control.ts";
 
-/** One handler's hold on a transaction. */
-export interface Hold {
-  readonly ended: () => boolean;
-  /** A statement of the handler failed: kept, in case that it swallows the error. */
-  readonly failed: (error: unknown) => void;
-  /** A text of several statements is sent: only its first was looked at. */
-  readonly several?: () => void;
+export function pgHandles(): Handles<ClientBase> {
+  // By handle, for transactions whose commit is seen here: what to do after it.
+  const own = new WeakMap<object, Set<() => void>>();
+  return {
+    own: (client) => {
+      const afterwards = new Set<() => void>();
+      return {
+        handle: (hold) => {
+          const tx = guarded(client, hold);
+          own.set(tx, afterwards);
+          return tx;
+        },
+        over: (committed) => {
+          if (committed) for (const then of afterwards) then();
+        },
+      };
+    },
+    clientOf: (tx) => {
+      checkHandle(tx);
+      return tx;
+    },
+    afterCommit: (tx, then) => {
+      own.get(tx)?.add(then);
+    },
+    seesEveryCommit: false,
+  };
 }
 
 type Call = (...args: unknown[]) => unknown;
@@ -59,13 +79,24 @@ function queryOf(target: ClientBase, hold: Hold): Call {
     const problem = hold.ended() ? finished() : refusalOf(text);
     if (problem !== null) return refuse(args, problem);
     if (text === "" || /;\s*\S/.test(text)) hold.several?.();
-    const result = (target.query as Call).apply(target, args);
+    const result = (target.query as Call).apply(target, watched(args, hold));
     if (!(result instanceof Promise)) return result;
     return result.catch((error: unknown) => {
       hold.failed(error);
       throw error;
     });
   };
+}
+
+/** With a callback that tells of a failure before the caller hears of it. */
+function watched(args: unknown[], hold: Hold): unknown[] {
+  const last = args.length - 1;
+  const callback = args[last];
+  if (last === 0 || typeof callback !== "function") return args;
+  return args.with(last, (error: unknown, ...rest: unknown[]) => {
+    if (error) hold.failed(error);
+    return (callback as Call)(error, ...rest);
+  });
 }
 
 /** Says no in the way the call was made: by callback, by throwing (a stream), or by rejecting. */
@@ -82,10 +113,7 @@ function refuse(args: readonly unknown[], problem: Error): unknown {
 
 function refusalOf(text: string): Error | null {
   if (!endsTransaction(text)) return null;
-  return new StorageError(
-    "transaction-ended-early",
-    `${text.trim().slice(0, 30)}: the transaction is begun and ended by Oncebox; use SAVEPOINT and ROLLBACK TO for a part of it`,
-  );
+  return notYours(text.trim().slice(0, 30));
 }
 
 function textOf(query: unknown): string {
@@ -94,12 +122,6 @@ function textOf(query: unknown): string {
   if (typeof text === "string") return text;
   // pg-query-stream keeps its text in a cursor.
   return typeof cursor?.text === "string" ? cursor.text : "";
-}
-
-function finished(): TransactionFinishedError {
-  return new TransactionFinishedError(
-    "this transaction handle was used after its handler or transaction had ended: await everything inside it",
-  );
 }
 
 /**
@@ -124,7 +146,7 @@ export function checkHandle(tx: unknown): asserts tx is ClientBase {
   }
 }
 
-function invalid(what: string): StorageError {
+export function invalid(what: string): StorageError {
   return new StorageError(
     "invalid-handle",
     `expected a pg client inside an open transaction, got ${what}`,
