@@ -26,6 +26,31 @@ export {
   manualClock,
   type ProcessClock,
 } from "./manual-clock.ts";
+export type {
+  BatchFault,
+  BrokerFaults,
+  OffsetCommitFault,
+  PublishFault,
+} from "./memory-broker/broker-faults.ts";
+export { type MemoryCluster, memoryCluster } from "./memory-broker/cluster.ts";
+export type {
+  ClusterAdmin,
+  LogRecord,
+  MemoryProducerTransaction,
+  NewTopicRecord,
+  TopicSettings,
+} from "./memory-broker/cluster-admin.ts";
+export {
+  type MemoryBroker,
+  type MemoryBrokerOptions,
+  type MemoryNetwork,
+  memoryBroker,
+} from "./memory-broker/memory-broker.ts";
+export {
+  type MemoryProcess,
+  type MemoryProcessOptions,
+  memoryProcess,
+} from "./memory-broker/memory-process.ts";
 export {
   type MemoryDatabase,
   type MemoryDatabaseOptions,

@@ -89,7 +89,13 @@ export function memoryStorage(options: MemoryStorageOptions = {}): MemoryStorage
       send: () => database.wake("woken", name),
       expect: () => database.wake("expected", name),
       listen: async (listener) => {
-        const stop = database.listen(listener, name);
+        // A process that stands still is woken when it goes on.
+        const later = (tell: () => void) => () => {
+          if (!pool.isFrozen) return tell();
+          pool.running().then(tell, () => undefined);
+        };
+        const { woken, expected } = listener;
+        const stop = database.listen({ woken: later(woken), expected: later(expected) }, name);
         return async () => stop();
       },
     },
