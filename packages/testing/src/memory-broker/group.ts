@@ -174,7 +174,7 @@ export class Group {
   #endPreparing(): void {
     const preparing = this.#preparing;
     this.#preparing = null;
-    preparing?.abort();
+    preparing?.abort("over");
   }
 
   /** Round robin: all partitions of all topics, in order, to the members in the order of joining. */
@@ -207,7 +207,7 @@ export class Group {
   }
 
   #remove(id: string): boolean {
-    this.#members.get(id)?.gone.abort();
+    this.#members.get(id)?.gone.abort("gone");
     return this.#members.delete(id);
   }
 }

@@ -38,6 +38,9 @@ export interface MemberSettings {
   readonly batches: { readonly recordsMax: number; readonly bytesMax: number };
 }
 
+/** Given to `abort`: making one up costs more than a whole fetch. */
+const noReason = "over";
+
 interface Assignment {
   readonly number: number;
   readonly partitions: readonly TopicPartition[];
@@ -110,15 +113,15 @@ export class MemberClient implements BrokerConsumer {
 
   readonly stop = async (deadlineMs: number): Promise<void> => {
     const { clock, cluster, name } = this.#settings;
-    this.#ended.abort();
-    this.#nap.abort();
+    this.#ended.abort(noReason);
+    this.#nap.abort(noReason);
     const enough = new AbortController();
     const leaving = this.#pass().then(
       () => this.#group.leave(this.#id),
       () => undefined,
     );
     await Promise.race([leaving, clock.sleep(deadlineMs, enough.signal)]);
-    enough.abort();
+    enough.abort(noReason);
     this.#current = null;
     cluster.members.delete(name);
   };
@@ -156,7 +159,7 @@ export class MemberClient implements BrokerConsumer {
       this.#current = assignment;
       this.#settings.callbacks.assigned(assignment.number, assignment.partitions);
       for (const batch of this.#stale.splice(0)) this.#settings.callbacks.deliver(batch);
-      this.#nap.abort();
+      this.#nap.abort(noReason);
     };
     const { link } = this.#settings;
     if (!this.#process.silent && !link.silent && !link.down) {
@@ -282,21 +285,23 @@ export class MemberClient implements BrokerConsumer {
 
   /** Until something changes, at most so long. */
   async #rest(ms: number): Promise<void> {
+    if (this.#ended.signal.aborted) return;
+    // Whoever ends it ends its rest as well.
     this.#nap = new AbortController();
-    await this.#settings.clock.sleep(ms, AbortSignal.any([this.#nap.signal, this.#ended.signal]));
+    await this.#settings.clock.sleep(ms, this.#nap.signal);
   }
 
   #poke(at: TopicPartition): void {
     const own = this.#current?.partitions.some((each) => nameOf(each) === nameOf(at)) ?? false;
-    if (own) this.#nap.abort();
+    if (own) this.#nap.abort(noReason);
   }
 
   /** Dies without a word to its group. */
   #crash(cause: unknown): void {
     if (this.#ended.signal.aborted) return;
     const { cluster, name, callbacks } = this.#settings;
-    this.#ended.abort();
-    this.#nap.abort();
+    this.#ended.abort(noReason);
+    this.#nap.abort(noReason);
     this.#current = null;
     cluster.members.delete(name);
     callbacks.failed(

@@ -41,7 +41,7 @@ export interface MemoryBrokerOptions {
   readonly heartbeatIntervalMs?: number;
   /** @defaultValue 60000 */
   readonly rebalanceTimeoutMs?: number;
-  /** @defaultValue 30000 */
+  /** @defaultValue 5000 */
   readonly publishTimeoutMs?: number;
   /**
    * How long a fetch waits for records.
@@ -134,7 +134,7 @@ export function memoryBroker(options: MemoryBrokerOptions = {}): MemoryBroker {
 function withDefaults(options: MemoryBrokerOptions, clusterClock: Clock) {
   const { clock = clusterClock, name = "member", requestMs = 1 } = options;
   const { sessionTimeoutMs = 30_000, heartbeatIntervalMs = 3_000 } = options;
-  const { rebalanceTimeoutMs = 60_000, publishTimeoutMs = 30_000, maxWaitMs = 500 } = options;
+  const { rebalanceTimeoutMs = 60_000, publishTimeoutMs = 5_000, maxWaitMs = 500 } = options;
   const { batchRecordsMax: recordsMax = 500, batchBytesMax: bytesMax = 2 ** 20 } = options;
   const timing = { sessionTimeoutMs, heartbeatIntervalMs, rebalanceTimeoutMs, publishTimeoutMs };
   return { clock, name, requestMs, maxWaitMs, timing, batches: { recordsMax, bytesMax } };

@@ -57,8 +57,8 @@ export class PartitionLog {
   append(records: readonly NewRecord[], transaction: number | null = null): bigint {
     const first = this.#end;
     for (const { key, value, headers, timestamp } of records) {
-      const content = structuredClone({ key, value, headers });
-      const record = { ...content, timestamp, offset: this.#end, leaderEpoch: this.epoch };
+      const { epoch: leaderEpoch } = this;
+      const record = copyOf({ key, value, headers, timestamp, offset: this.#end, leaderEpoch });
       const bytes = recordBytes(record);
       this.#entries.push({ offset: this.#end, record, transaction, bytes });
       this.#end += 1n;
@@ -214,7 +214,13 @@ export function recordBytes({ key, value, headers }: Omit<NewRecord, "timestamp"
 }
 
 function copyOf(record: BrokerRecord): BrokerRecord {
-  return structuredClone(record);
+  const { key, value, headers } = record;
+  return {
+    ...record,
+    key: key === null ? null : key.slice(),
+    value: value === null ? null : value.slice(),
+    headers: headers.map(([name, bytes]) => [name, bytes === null ? null : bytes.slice()]),
+  };
 }
 
 function min(a: bigint, b: bigint): bigint {

@@ -63,7 +63,7 @@ async function publish(
   })().catch(() => false);
   const late = clock.sleep(publishTimeoutMs, over.signal).then(() => false);
   const arrived = await Promise.race([sent, late]);
-  over.abort();
+  over.abort("over");
   if (!arrived) return records.map(() => unknown("no broker answered"));
   return store(settings, records);
 }

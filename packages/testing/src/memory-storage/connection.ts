@@ -36,7 +36,9 @@ export class Connection {
   transaction: Transaction | null = null;
   readonly #setting: ConnectionSetting;
   readonly #client: ClientSetting;
-  #idle = new AbortController();
+  /** Since when the open transaction is idle; null while a statement runs. */
+  #idleSince: number | null = null;
+  #over = new AbortController();
   /** That of the statement under way, where it has one of its own. */
   #own: Transaction | null = null;
 
@@ -51,7 +53,9 @@ export class Connection {
   begin(): Transaction {
     if (this.lost) throw connectionLost(true);
     this.transaction = this.#setting.tables.begin(this.name);
-    this.#watchIdle();
+    this.#over = new AbortController();
+    this.#rest();
+    this.#endWhenIdle(this.transaction, this.#over.signal).catch(() => undefined);
     return this.transaction;
   }
 
@@ -63,7 +67,7 @@ export class Connection {
   ): Promise<R> {
     const { tables, faults } = this.#setting;
     if (this.lost) throw connectionLost(true);
-    this.#idle.abort();
+    this.#idleSince = null;
     this.statements += 1;
     const fault = faults.ofStatement({ verb, client: this.client, connection: this.name });
     await this.#travel(fault?.delayMs ?? 0);
@@ -83,14 +87,14 @@ export class Connection {
     } catch (error) {
       transaction.aborted ??= error;
       if (own) tables.rollback(transaction);
-      this.#watchIdle();
+      this.#rest();
       await this.#client.running();
       throw error;
     }
     if (own) tables.commit(transaction);
     if (fault?.kind === "reply-lost") this.cut();
     if (this.lost) throw connectionLost(false);
-    this.#watchIdle();
+    this.#rest();
     await this.#client.running();
     return result;
   }
@@ -106,13 +110,14 @@ export class Connection {
   async commit(): Promise<"committed" | "rolled back"> {
     const { tables, faults } = this.#setting;
     if (this.lost) throw connectionLost(true);
-    this.#idle.abort();
+    this.#idleSince = null;
     const transaction = this.transaction;
     const fault = faults.ofCommit({ verb: "commit", client: this.client, connection: this.name });
     await this.#travel(0);
     if (transaction === null) return "committed";
     if (fault !== null) this.#break(transaction, fault.kind, fault.late);
     this.transaction = null;
+    this.#over.abort(noReason);
     if (transaction.aborted !== null) {
       tables.rollback(transaction);
       return "rolled back";
@@ -125,9 +130,9 @@ export class Connection {
   /** False where the connection is gone. */
   async rollback(): Promise<boolean> {
     if (this.lost) return false;
-    this.#idle.abort();
     await Promise.resolve();
     if (this.lost) return false;
+    this.#over.abort(noReason);
     if (this.transaction !== null) this.#setting.tables.rollback(this.transaction);
     this.transaction = null;
     return true;
@@ -136,7 +141,7 @@ export class Connection {
   /** The connection dies, and the transaction with it. */
   cut(): void {
     this.lost = true;
-    this.#idle.abort();
+    this.#over.abort(noReason);
     for (const transaction of [this.transaction, this.#own]) {
       if (transaction !== null) this.#setting.tables.rollback(transaction);
     }
@@ -175,28 +180,31 @@ export class Connection {
         if (transaction.aborted === null) tables.commit(transaction);
         else tables.rollback(transaction);
       });
-      this.#endWhenIdle(transaction, new AbortController().signal);
+      this.#rest();
     } else if (transaction.aborted === null) tables.commit(transaction);
     else tables.rollback(transaction);
     throw connectionLost(false);
   }
 
-  #watchIdle(): void {
-    if (this.transaction === null || this.lost) return;
-    this.#idle.abort();
-    this.#idle = new AbortController();
-    this.#endWhenIdle(this.transaction, this.#idle.signal);
+  #rest(): void {
+    this.#idleSince = this.#setting.clock.now();
   }
 
-  #endWhenIdle(transaction: Transaction, active: AbortSignal): void {
+  /** The database's own time: it goes on while the process is frozen. */
+  async #endWhenIdle(transaction: Transaction, over: AbortSignal): Promise<void> {
+    const { clock, tables } = this.#setting;
     const { idleInTransactionTimeoutMs: ms } = this.#client;
     if (ms === null) return;
-    // The database's own time: it goes on while the process is frozen.
-    const ending = this.#setting.clock.sleep(ms, active).then(() => {
-      if (active.aborted || transaction.state !== "open") return;
-      this.#setting.tables.rollback(transaction);
-      this.lost = true;
-    });
-    ending.catch(() => undefined);
+    while (transaction.state === "open") {
+      const idleMs = this.#idleSince === null ? 0 : clock.now() - this.#idleSince;
+      if (idleMs >= ms) {
+        this.lost = true;
+        tables.rollback(transaction);
+      } else await clock.sleep(ms - idleMs, over);
+      if (over.aborted) return;
+    }
   }
 }
+
+/** Given to `abort`: making one up costs more than all the rest of a statement. */
+const noReason = "over";

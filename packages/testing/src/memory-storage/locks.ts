@@ -5,6 +5,9 @@
 import type { Clock } from "@oncebox/core";
 import { MemoryDatabaseError } from "./database-error.ts";
 
+/** Given to `abort`: making one up costs more than all the rest of a statement. */
+const noReason = "over";
+
 interface Waiter {
   readonly holder: object;
   readonly given: () => void;
@@ -60,14 +63,14 @@ export class Locks {
   }
 
   /** Whoever waits waits no more: its connection is gone. */
-  cut(holder: object, error: Error): void {
+  cut(holder: object, error: () => Error): void {
     const name = this.#waiting.get(holder);
     if (name === undefined) return;
     const queue = this.#locks.get(name)?.queue ?? [];
     const place = queue.findIndex((each) => each.holder === holder);
     const [waiter] = place < 0 ? [] : queue.splice(place, 1);
     this.#waiting.delete(holder);
-    waiter?.failed(error);
+    waiter?.failed(error());
   }
 
   #wait(holder: object, name: string, lock: Lock, timeoutMs: number | null): Promise<void> {
@@ -81,12 +84,13 @@ export class Locks {
         if (over.signal.aborted || this.#waiting.get(holder) !== name) return;
         this.cut(
           holder,
-          new MemoryDatabaseError("lock-timeout", `${name} stayed locked for ${timeoutMs} ms`),
+          () =>
+            new MemoryDatabaseError("lock-timeout", `${name} stayed locked for ${timeoutMs} ms`),
         );
       });
       late.catch(() => undefined);
     }
-    return waiting.finally(() => over.abort());
+    return waiting.finally(() => over.abort(noReason));
   }
 
   #closesCircle(holder: object, lock: Lock): boolean {

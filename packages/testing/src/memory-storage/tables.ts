@@ -3,7 +3,7 @@
  * transaction reads what is committed at that moment and its own writes (READ COMMITTED). It writes
  * only rows whose locks it holds, so no two have unseen writes of one row. No time, no connections.
  */
-import { MemoryDatabaseError } from "./database-error.ts";
+import { connectionLost, MemoryDatabaseError } from "./database-error.ts";
 import type { Locks } from "./locks.ts";
 
 /** Rows are never changed in place: a snapshot may keep them. */
@@ -111,7 +111,7 @@ export class Tables {
     // Given in the moment in which its connection was cut.
     if (transaction.state !== "open") {
       this.#locks.release(transaction, name);
-      throw new MemoryDatabaseError("connection-lost", "the connection was lost");
+      throw connectionLost(false);
     }
     transaction.locks.add(name);
     return taken;
@@ -153,10 +153,7 @@ export class Tables {
     if (transaction.state !== "open") return;
     transaction.state = state;
     this.#open.delete(transaction);
-    this.#locks.cut(
-      transaction,
-      new MemoryDatabaseError("connection-lost", "the connection was lost"),
-    );
+    this.#locks.cut(transaction, () => connectionLost(false));
     for (const name of transaction.locks) this.#locks.release(transaction, name);
     transaction.locks.clear();
   }
