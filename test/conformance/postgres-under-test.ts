@@ -4,22 +4,42 @@
 import type { Storage } from "@oncebox/core";
 import { migrate, postgresStorage } from "@oncebox/postgres";
 import type { CommitFault, EmptyPlace, StorageUnderTest } from "@oncebox/testing";
-import type { ClientBase, Pool, PoolClient, PoolConfig } from "pg";
+import type { ClientBase, Pool, PoolClient, PoolConfig, QueryResult } from "pg";
 import { openPool } from "../fixtures/databases.ts";
 import { uniqueName } from "../fixtures/names.ts";
 import { type FaultProxy, startProxy } from "../fixtures/proxy.ts";
 
 export type PostgresUnderTest = StorageUnderTest<ClientBase>;
 
-export interface PostgresVariant {
+export interface Variant<Tx> {
   readonly pipeline: boolean;
-  /** Changes each statement on its way to the database, those of users' transactions as well. */
-  readonly rewrite?: (text: string) => string;
   /** Stands between the suite and each storage. */
   readonly wrap?: (
-    storage: Storage<ClientBase>,
-    hooks: Pick<PostgresUnderTest, "begin" | "endSecretly">,
-  ) => Storage<ClientBase>;
+    storage: Storage<Tx>,
+    hooks: Pick<StorageUnderTest<Tx>, "begin" | "endSecretly">,
+  ) => Storage<Tx>;
+}
+
+export interface PostgresVariant extends Variant<ClientBase> {
+  /** Changes each statement on its way to the database, those of users' transactions as well. */
+  readonly rewrite?: (text: string) => string;
+}
+
+/** How a case works with a handle. */
+interface HandleUse<Tx> {
+  /** Sends this text, and nothing besides, through the handle. */
+  readonly query: (tx: Tx, text: string) => Promise<QueryResult>;
+  readonly clientOf: (tx: Tx) => Promise<ClientBase>;
+  readonly plainControls: StorageUnderTest<Tx>["plainControls"];
+}
+
+/** A kind of handles, and what its connections come from. */
+export interface HandleKind<Tx, Source> extends HandleUse<Tx> {
+  readonly open: (config: PoolConfig) => Source;
+  readonly end: (source: Source) => Promise<unknown>;
+  readonly storage: (source: Source, schema: string) => Storage<Tx>;
+  readonly migrate: (source: Source, schema: string) => Promise<unknown>;
+  readonly begin: (source: Source) => ReturnType<StorageUnderTest<Tx>["begin"]>;
 }
 
 /** Migrated and empty, left by contexts that were closed: making one takes longer than most cases. */
@@ -44,99 +64,115 @@ function emptied(schema: string): string {
   ].join("; ");
 }
 
-interface Pools {
-  /** In the name of the context: what it does is counted and, at the end, cut. */
-  readonly make: (config?: PoolConfig) => Pool;
-  /** Looks and cuts; never part of a case. */
-  readonly admin: Pool;
+/** What a connection of a context is made with; what it does is counted and, at the end, cut. */
+function connectionOf(databaseUrl: string, name: string): PoolConfig {
+  return {
+    connectionString: databaseUrl,
+    application_name: name,
+    // Nothing here stops the server, and waiting for its disk takes most of the time else.
+    options: "-c synchronous_commit=off",
+  };
+}
+
+/** Clients of node-postgres, out of its pool. */
+function poolKind(rewrite: PostgresVariant["rewrite"]): HandleKind<ClientBase, Pool> {
+  return {
+    open: (config) => {
+      const pool = openPool(config);
+      if (rewrite !== undefined) pool.on("connect", (client) => rewriteOn(client, rewrite));
+      return pool;
+    },
+    end: (pool) => pool.end(),
+    storage: (pool, schema) => postgresStorage({ pool, schema }),
+    migrate: (pool, schema) => migrate(pool, { schema }),
+    begin: async (pool) => {
+      const tx = await pool.connect();
+      await tx.query("BEGIN");
+      const end = (how: string) => () => tx.query(how).finally(() => tx.release());
+      return { tx, commit: end("COMMIT"), rollback: end("ROLLBACK") };
+    },
+    query: (tx, text) => tx.query(text),
+    clientOf: async (tx) => tx,
+    plainControls: [
+      ...["BEGIN", "COMMIT", "ROLLBACK", " end;"].map((text) => (tx: ClientBase) => tx.query(text)),
+      (tx) => (tx as PoolClient).release(),
+    ],
+  };
+}
+
+export interface Made<Tx> {
+  readonly context: StorageUnderTest<Tx>;
   readonly close: () => Promise<void>;
 }
 
-function poolsOf(databaseUrl: string, name: string): Pools {
-  const pools: Pool[] = [];
-  const make = (config: PoolConfig = {}) => {
-    const pool = openPool({
-      connectionString: databaseUrl,
-      application_name: name,
-      // Nothing here stops the server, and waiting for its disk takes most of the time else.
-      options: "-c synchronous_commit=off",
-      ...config,
-    });
-    pools.push(pool);
-    return pool;
-  };
-  const admin = make({ application_name: `${name} admin` });
-  return {
-    make,
-    admin,
-    close: async () => {
-      await admin.end();
-      // Clients that a failed case has not given back would make these wait for ever.
-      for (const pool of pools) if (!pool.ending) pool.end().catch(() => {});
-    },
-  };
+export function postgresUnderTest(
+  databaseUrl: string,
+  variant: PostgresVariant,
+): Promise<Made<ClientBase>> {
+  return underTest(poolKind(variant.rewrite), databaseUrl, variant);
 }
 
 /**
  * Makes a context in a database that the caller drops; `close` ends it by force, whatever a failed
  * case left open.
  */
-export async function postgresUnderTest(
+export async function underTest<Tx, Source>(
+  kind: HandleKind<Tx, Source>,
   databaseUrl: string,
-  { pipeline, rewrite, wrap = (storage) => storage }: PostgresVariant,
-): Promise<{ readonly context: PostgresUnderTest; readonly close: () => Promise<void> }> {
+  { pipeline, wrap = (storage) => storage }: Variant<Tx>,
+): Promise<Made<Tx>> {
   const name = uniqueName("conformance");
   const schema = takeSchema(databaseUrl);
   const url = new URL(databaseUrl);
   const proxy = await startProxy(Number(url.port), url.hostname);
   url.host = `127.0.0.1:${proxy.port}`;
-  const pools = poolsOf(databaseUrl, name);
-  const testedPool = (config: PoolConfig = {}) => {
-    const pool = pools.make({ pipeline, max: 6, ...config });
-    if (rewrite !== undefined) pool.on("connect", (client) => rewriteOn(client, rewrite));
-    return pool;
+  const common = connectionOf(databaseUrl, name);
+  // Looks and cuts; never part of a case.
+  const admin = openPool({ ...common, application_name: `${name} admin` });
+  const sources: Source[] = [];
+  const open = (config: PoolConfig = {}) => {
+    const source = kind.open({ ...common, pipeline, max: 6, ...config });
+    sources.push(source);
+    return source;
   };
-  const own = testedPool({ max: 20 });
-  await migrate(own, { schema });
-  await own.query(`CREATE TABLE IF NOT EXISTS ${schema}.effects (text text NOT NULL)`);
+  const own = open({ max: 20 });
+  await kind.migrate(own, schema);
+  await admin.query(`CREATE TABLE IF NOT EXISTS ${schema}.effects (text text NOT NULL)`);
   const hooks = {
-    ...faultsOf(pools.admin, proxy),
-    ...ledgerOf(pools.admin, schema, name),
-    begin: async () => {
-      const tx = await own.connect();
-      await tx.query("BEGIN");
-      const end = (how: string) => () => tx.query(how).finally(() => tx.release());
-      return { tx, commit: end("COMMIT"), rollback: end("ROLLBACK") };
-    },
+    ...faultsOf(kind, admin, proxy),
+    ...ledgerOf(kind, admin, schema, name),
+    begin: () => kind.begin(own),
   };
-  const storageOn = (pool: Pool, on = schema) => wrap(postgresStorage({ pool, schema: on }), hooks);
-  const context: PostgresUnderTest = {
+  const storageOn = (source: Source, on = schema) => wrap(kind.storage(source, on), hooks);
+  const context: StorageUnderTest<Tx> = {
     ...hooks,
     // Through the proxy, so that its commits can be cut.
-    storage: storageOn(testedPool({ connectionString: url.href })),
-    another: () => storageOn(testedPool()),
+    storage: storageOn(open({ connectionString: url.href })),
+    another: () => storageOn(open()),
     emptyPlace: async () => {
       const empty = uniqueName("empty");
-      return placeOf(own, empty, testedPool, storageOn(testedPool(), empty));
+      return placeOf(kind, admin, empty, open, storageOn(open(), empty));
     },
   };
   const close = async () => {
-    await pools.admin.query(
+    await admin.query(
       "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1",
       [name],
     );
     await proxy.close();
-    await pools.admin.query(emptied(schema));
-    await pools.close();
+    await admin.query(emptied(schema));
+    await admin.end();
+    // Clients that a failed case has not given back would make these wait for ever.
+    for (const source of sources) kind.end(source).catch(() => {});
     freeSchemas.push({ databaseUrl, schema });
   };
   return { context, close };
 }
 
 /** Where effects are written, and what is open. */
-function ledgerOf(admin: Pool, schema: string, name: string) {
+function ledgerOf<Tx>(kind: HandleUse<Tx>, admin: Pool, schema: string, name: string) {
   return {
-    insertEffect: (tx, text) => tx.query(`INSERT INTO ${schema}.effects VALUES ($1)`, [text]),
+    insertEffect: (tx, text) => kind.query(tx, `INSERT INTO ${schema}.effects VALUES ('${text}')`),
     effects: async () => {
       const { rows } = await admin.query<{ text: string }>(`SELECT text FROM ${schema}.effects`);
       return rows.map((row) => row.text);
@@ -149,7 +185,7 @@ function ledgerOf(admin: Pool, schema: string, name: string) {
       );
       return rows[0]?.count ?? 0;
     },
-  } satisfies Partial<PostgresUnderTest>;
+  } satisfies Partial<StorageUnderTest<Tx>>;
 }
 
 function rewriteOn(client: ClientBase, rewrite: (text: string) => string): void {
@@ -162,31 +198,30 @@ function rewriteOn(client: ClientBase, rewrite: (text: string) => string): void 
 }
 
 /** How a connection of PostgreSQL is looked at and broken. */
-function faultsOf(admin: Pool, proxy: FaultProxy) {
-  const connectionName = async (tx: ClientBase) => {
-    const { rows } = await tx.query<{ pid: number }>("SELECT pg_backend_pid() AS pid");
+function faultsOf<Tx>(kind: HandleUse<Tx>, admin: Pool, proxy: FaultProxy) {
+  const { query, plainControls } = kind;
+  const connectionName = async (tx: Tx) => {
+    const { rows } = await query(tx, "SELECT pg_backend_pid()::int AS pid");
     return String(rows[0]?.pid);
   };
   return {
     connectionName,
-    failStatement: (tx) => tx.query("SELECT 1 / 0"),
+    plainControls,
+    failStatement: (tx) => query(tx, "SELECT 1 / 0"),
     statements: async (tx, work) => {
-      const { query } = tx;
+      const client = await kind.clientOf(tx);
+      const send = client.query;
       let count = 0;
-      tx.query = ((...args: Parameters<typeof query>) => {
+      client.query = ((...args: Parameters<typeof send>) => {
         count += 1;
-        return query.apply(tx, args);
-      }) as typeof query;
+        return send.apply(client, args);
+      }) as typeof send;
       await work();
-      tx.query = query;
+      client.query = send;
       return count;
     },
-    plainControls: [
-      ...["BEGIN", "COMMIT", "ROLLBACK", " end;"].map((text) => (tx: ClientBase) => tx.query(text)),
-      (tx) => (tx as PoolClient).release(),
-    ],
     // A guard looks at the first statement of a text only.
-    endSecretly: (tx, { begin }) => tx.query(`SELECT 1; COMMIT${begin ? "; BEGIN" : ""}`),
+    endSecretly: (tx, { begin }) => query(tx, `SELECT 1; COMMIT${begin ? "; BEGIN" : ""}`),
     breakConnection: async (tx) => {
       const pid = await connectionName(tx);
       await admin.query("SELECT pg_terminate_backend($1, 5000)", [pid]);
@@ -195,7 +230,7 @@ function faultsOf(admin: Pool, proxy: FaultProxy) {
       breakNextCommit(proxy, fault);
       return { deliver: () => proxy.release() };
     },
-  } satisfies Partial<PostgresUnderTest>;
+  } satisfies Partial<StorageUnderTest<Tx>>;
 }
 
 function breakNextCommit(proxy: FaultProxy, fault: CommitFault): void {
@@ -214,12 +249,13 @@ function breakNextCommit(proxy: FaultProxy, fault: CommitFault): void {
   };
 }
 
-function placeOf(
+function placeOf<Tx, Source>(
+  kind: HandleKind<Tx, Source>,
   admin: Pool,
   schema: string,
-  ownPool: () => Pool,
-  storage: Storage<ClientBase>,
-): EmptyPlace<ClientBase> {
+  open: () => Source,
+  storage: Storage<Tx>,
+): EmptyPlace<Tx> {
   const table = `${schema}.migrations`;
   const changes = {
     edit: `UPDATE ${table} SET checksum = 'another' WHERE number = 1`,
@@ -230,12 +266,7 @@ function placeOf(
   return {
     storage,
     migrate: async () => {
-      const pool = ownPool();
-      try {
-        await migrate(pool, { schema });
-      } finally {
-        await pool.end();
-      }
+      await kind.migrate(open(), schema);
     },
     applied: async () => {
       const { rows } = await admin.query<{ name: string }>(

@@ -37,6 +37,20 @@ describe("trouble", () => {
     expect(errors.trouble(new Error("Query read timeout"))).toBe("local");
   });
 
+  it("knows it behind the statement that knex puts in front, and what pools say", () => {
+    const lost = "Connection terminated unexpectedly";
+    for (const statement of ["insert into a values (' - ')", "SELECT 1 -\n- 1", "COMMIT;"]) {
+      expect(errors.trouble(new Error(`${statement} - ${lost}`))).toBe("global");
+    }
+    expect(provesRollback(new Error("begin; - Client was closed and is not queryable"))).toBe(true);
+    // A handler's own words.
+    expect(errors.trouble(new Error(`the till said - ${lost}`))).toBeNull();
+    expect(errors.trouble(new Error("timeout exceeded when trying to connect"))).toBe("local");
+    const knex = "Knex: Timeout acquiring a connection. The pool is probably full.";
+    expect(errors.trouble(new Error(knex))).toBe("local");
+    expect(errors.trouble(new Error("Unable to acquire a connection"))).toBe("global");
+  });
+
   it("tells a broken connection of ours from one that a handler made to somewhere else", () => {
     const error = network("ECONNRESET");
     const wrapped = new TypeError("fetch failed", { cause: error });

@@ -51,6 +51,18 @@ const lostTexts =
   /^(Connection terminated|Client has encountered a connection error|Client was closed|timeout expired|Cannot use a pool after calling end|This socket has been ended)/;
 const neverSentTexts = /^(Client has encountered a connection error|Client was closed)/;
 const readTimeoutText = "Query read timeout";
+/** What pools say that gave no connection in time, or that were ended: the driver's, and knex's. */
+const poolEmptyTexts =
+  /^(timeout exceeded when trying to connect|Knex: Timeout acquiring a connection)/;
+const poolGoneText = "Unable to acquire a connection";
+
+/** knex puts the statement in front of what the driver says, even in an error that others share. */
+const statementInFront =
+  /^(select|insert|update|delete|with|merge|create|alter|drop|truncate|begin|commit|rollback|savepoint|release|set|call|do|lock)\b.* - /is;
+
+function driverText(error: unknown): string {
+  return textOf(error).replace(statementInFront, "");
+}
 
 const depthMax = 10;
 
@@ -116,9 +128,9 @@ function troubleOf(error: object, ours: boolean): Trouble {
     if (localStates.has(state)) return "local";
     return globalStates.has(state) || globalStates.has(state.slice(0, 2)) ? "global" : null;
   }
-  const text = textOf(error);
-  if (text === readTimeoutText) return "local";
-  if (lostTexts.test(text)) return "global";
+  const text = driverText(error);
+  if (text === readTimeoutText || poolEmptyTexts.test(text)) return "local";
+  if (lostTexts.test(text) || text === poolGoneText) return "global";
   const code = (error as { readonly code?: unknown }).code;
   return ours && typeof code === "string" && networkCodes.has(code) ? "global" : null;
 }
@@ -165,7 +177,7 @@ export function provesRollback(error: unknown): boolean {
 /** Whether no statement can be sent on this connection after the error. */
 export function endsConnection(error: unknown): boolean {
   const state = sqlState(error);
-  if (state === null) return isObject(error) && lostTexts.test(textOf(error));
+  if (state === null) return isObject(error) && lostTexts.test(driverText(error));
   return endingStates.has(state) || state.startsWith("08");
 }
 
@@ -175,7 +187,7 @@ const endingStates: ReadonlySet<string> = new Set([
 
 /** Whether the driver refused to send, knowing that the connection was gone. */
 export function neverSent(error: unknown): boolean {
-  return isObject(error) && neverSentTexts.test(textOf(error));
+  return isObject(error) && neverSentTexts.test(driverText(error));
 }
 
 export function textOf(error: unknown): string {

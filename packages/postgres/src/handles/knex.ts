@@ -62,24 +62,23 @@ function senderOf(knex: Knex, tx: Trx): Sender {
   return sender;
 }
 
-/** A transaction of another knex is taken where it stands in the same database. */
+/**
+ * A transaction of another knex is taken where it is in a database of the same name: host and port
+ * differ where only one of the two goes by a pooler.
+ */
 function checkPlace(knex: Knex, tx: Trx, client: ClientBase): void {
-  const settings = knex.client as Sender & {
+  const own = knex.client as Sender & {
     readonly driver: { readonly Client: new (settings: object) => Client };
     readonly connectionSettings?: object;
   };
-  const { connection } = settings.config;
+  if ((tx.client as Sender).config.connection === own.config.connection) return;
   // Settings made by a function are only known once a connection was made of them.
-  if ((tx.client as Sender).config.connection === connection) return;
-  if (settings.connectionSettings === undefined) return;
-  const expected = placeOf(new settings.driver.Client(settings.connectionSettings));
-  const found = placeOf(client as Client);
-  if (found === expected) return;
-  throw invalid(`a transaction of another database (${found}, not ${expected})`);
-}
-
-function placeOf({ host, port, database }: Client): string {
-  return `${host}:${port}/${database}`;
+  if (own.connectionSettings === undefined) return;
+  const { database: expected } = new own.driver.Client(own.connectionSettings);
+  const { database: found } = client as Client;
+  if (found !== expected) {
+    throw invalid(`a transaction of another database (${found}, not ${expected})`);
+  }
 }
 
 function invalid(what: string): StorageError {
