@@ -243,3 +243,30 @@ it("D9: a hanging transaction is reported; what stands behind it comes when it h
   await hanging.abort();
   expect(await s.effectsReach(2)).toEqual(["before", "behind"]);
 });
+
+// Guards the ids of a replay (ids.ts): those of the first time stand at other offsets here, so that
+// the rule of own positions does not help.
+it.each([
+  [true, ["new", "a", "b"]],
+  [false, ["new"]],
+])(
+  "a new topic with the old messages at other offsets, sought with replay %s",
+  async (replay, after) => {
+    await using s = await scene();
+    const identified = (...values: string[]) =>
+      values.map((value) => ({ value, headers: { id: value } }));
+    // A replay reaches up to the highest position there ever was.
+    await s.send(s.topic, ...identified("a", "b", "c"));
+    const first = consumerOf(s, [s.topic]);
+    await first.start();
+    await s.effectsReach(3);
+    await first.stop();
+    await madeAnew(s, [s.topic]);
+    await s.send(s.topic, ...identified("new", "a", "b"), "end");
+    const operator = createOperator({ storage: s.storage, broker: s.broker, actor: "ann" });
+    const reason = "the topic was filled again";
+    await operator.seek({ consumer: s.name, topic: s.topic, to: "earliest", replay, reason });
+    await consumerOf(s, [s.topic]).start();
+    expect((await s.effectsReach(4 + after.length)).slice(3)).toEqual([...after, "end"]);
+  },
+);

@@ -6,15 +6,6 @@ import { scene, textTopic } from "../fixtures/scene.ts";
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** A gate that is shut until it is opened. */
-function gate() {
-  let open = () => {};
-  const passed = new Promise<void>((resolve) => {
-    open = resolve;
-  });
-  return { open, passed };
-}
-
 /** The same broker, but each consumer's callbacks pass through `change`. */
 function listening(broker: Broker, change: (callbacks: ConsumerCallbacks) => ConsumerCallbacks) {
   return {
@@ -24,26 +15,27 @@ function listening(broker: Broker, change: (callbacks: ConsumerCallbacks) => Con
 }
 
 describe("a partition changes hands", () => {
-  // Guards the idle time-out that a chunk sets (postgres/chunk.ts) and the bounded wait of a claim.
+  // Guards the idle time-out that a chunk sets (postgres/chunk.ts) and the bounded wait of a claim. A
+  // frozen process runs no timers either: here nobody but the database can end the transaction.
   it("A3: the owner freezes inside its transaction: the next one says who blocks, then goes on", async () => {
     await using s = await scene();
     await s.produce(0, "a", "b");
-    const frozen = gate();
-    const owner = s
-      .bareConsumer({ handlerTimeoutMs: 6_000 })
-      .handle(textTopic(s.topic), () => frozen.passed);
-    await owner.start();
-    await s.ear.waitFor("inbox.chunk-opening");
-    const next = s.consumer();
-    await next.start();
-    // The group gives the only partition to one of them; the frozen one leaves, its transaction stays.
-    void owner.stop({ deadlineMs: 30_000 });
+    const first = s.consumer();
+    await first.start();
+    await s.effectsReach(2);
+    await first.stop();
+    const ref = { consumer: s.name, topic: s.topic, partition: 0 };
+    const claim = await s.storage.claim({ ...ref, owner: "frozen" }, 1_000);
+    if (claim === null) throw new Error("there is no row");
+    const frozen = await s.storage.open(claim, []);
+    await s.produce(0, "c");
+    await s.consumer().start();
     const waiting = await s.ear.waitFor("inbox.claim-waiting");
     expect(waiting.error.code).toBe("claim-timeout");
     expect(waiting.error.details.blockingPid).toEqual(expect.any(Number));
     expect(waiting.error.details.blockingState).toBe("idle in transaction");
-    expect(await s.effectsReach(2)).toEqual(["a", "b"]);
-    frozen.open();
+    expect(await s.effectsReach(3)).toEqual(["a", "b", "c"]);
+    await frozen.rollback();
   });
 
   // Guards #voidAssignment (consumer.ts): a claim or buffer that outlives a rebalance.
