@@ -1,4 +1,13 @@
 export {
+  type EventLog,
+  ExpectationError,
+  eventLog,
+  expectAppliedOnce,
+  expectDuplicates,
+  expectRolledBack,
+  type MessagePlace,
+} from "./assertions.ts";
+export {
   type BrokerConformanceCase,
   brokerConformance,
 } from "./conformance/broker/broker-conformance.ts";
@@ -74,3 +83,4 @@ export {
 } from "./memory-storage/memory-storage.ts";
 export type { MemoryTx } from "./memory-storage/memory-tx.ts";
 export type { Row, Snapshot } from "./memory-storage/tables.ts";
+export { probedMessage, probeRollback, type RollbackProbe } from "./rollback-probe.ts";

@@ -270,7 +270,7 @@ export class MemberClient implements BrokerConsumer {
       return;
     }
     if (fault?.kind === "late") {
-      clock.sleep(fault.ms, this.#ended.signal).then(
+      clock.sleep(fault.ms).then(
         async () => {
           await this.#process.pass();
           if (!this.#ended.signal.aborted) callbacks.deliver(batch);

@@ -66,6 +66,7 @@ export class Connection {
     { writes = true }: { readonly writes?: boolean } = {},
   ): Promise<R> {
     const { tables, faults } = this.#setting;
+    await this.#client.running();
     if (this.lost) throw connectionLost(true);
     this.#idleSince = null;
     this.statements += 1;
@@ -109,6 +110,7 @@ export class Connection {
   /** `rolled back`: COMMIT of an aborted transaction. Rejects where the answer is lost. */
   async commit(): Promise<"committed" | "rolled back"> {
     const { tables, faults } = this.#setting;
+    await this.#client.running();
     if (this.lost) throw connectionLost(true);
     this.#idleSince = null;
     const transaction = this.transaction;
@@ -149,7 +151,6 @@ export class Connection {
 
   async #travel(delayMs: number): Promise<void> {
     const { clock, statementMs } = this.#setting;
-    await this.#client.running();
     const ms = statementMs() + delayMs;
     if (ms > 0) await clock.sleep(ms);
     else await Promise.resolve();
