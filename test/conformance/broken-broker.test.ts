@@ -1,6 +1,6 @@
 // The broker suite itself on trial: every promise is broken on purpose, and the suite has to notice.
-// The table says which cases notice what, all of them. A run tries those only; with
-// WHOLE_BROKER_SUITE=1 it tries all, which takes minutes, and tells what the table should say.
+// The table says which cases notice what, all of them. A run tries those only; `npm run test:long`
+// tries all, which takes minutes, and tells what the table should say.
 
 import { brokerConformance } from "@oncebox/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -159,7 +159,7 @@ const noticed: Readonly<Record<Name, readonly string[]>> = {
 /** Whether it meets a break is up to chance: it is in no list. */
 const byChance = ["B2 a connection that was cut costs no call its outcome"];
 
-const whole = process.env.WHOLE_BROKER_SUITE === "1";
+const whole = process.env.WHOLE_SUITES === "1";
 /** A broken promise is waited for so long, and no longer; nothing waits for one that is kept. */
 const patienceMs = whole ? 10_000 : 4_000;
 /** Most of a case is waiting. */
