@@ -25,8 +25,7 @@ export interface OpenedChunk {
 }
 
 /**
- * I2, I3. In a transaction that was begun, with or without the write lock: the first statement takes
- * it. Throws ClaimLostError; the caller rolls back.
+ * I2, I3. In a transaction that was begun. Throws ClaimLostError; the caller rolls back.
  */
 export function openChunk(
   db: Database,
@@ -77,6 +76,7 @@ export function mark(db: Database): void {
 
 /** Throws StorageError `transaction-ended-early`: quick, for use behind each handler. */
 export function proveOpen(db: Database, what: string): void {
+  if (!db.open) throw connectionClosed(what);
   if (!db.inTransaction) throw endedEarly(what);
 }
 
@@ -110,6 +110,14 @@ function commit(db: Database, what: string): void {
     if (primaryCode(error) !== "IOERR") throw error;
     throw new CommitUnknownError(`commit of ${what}: the disk failed`, { cause: error });
   }
+}
+
+function connectionClosed(what: string): StorageError {
+  return new StorageError(
+    "storage-unavailable",
+    `the connection was closed in the transaction of ${what}`,
+    { retryable: true },
+  );
 }
 
 function endedEarly(what: string, cause?: unknown): StorageError {

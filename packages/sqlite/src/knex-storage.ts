@@ -20,7 +20,13 @@ import type { Knex } from "knex";
 import { commitChunk, endMarked, mark, nameOf, openChunk } from "./chunk.ts";
 import { finished, guarded } from "./handles/knex.ts";
 import { enqueueRows } from "./lanes.ts";
-import { type Access, briefly, defaultBusyTimeoutMs, rollBack } from "./locking.ts";
+import {
+  type Access,
+  beginImmediate,
+  defaultBusyTimeoutMs,
+  rollBack,
+  untilFree,
+} from "./locking.ts";
 import { migrateWith } from "./migrate.ts";
 import { recordIds } from "./record-ids.ts";
 import { translated } from "./sqlite-errors.ts";
@@ -66,10 +72,10 @@ export function knexStorage(
     ...verbsOf(access),
     wake: { send: wake.send, expect: wake.expect, listen: wake.listen },
     close: async () => wake.close(),
-    open: (claim, records) => openTransaction(knex, claim, records),
+    open: (claim, records) => openTransaction(knex, access, claim, records),
     transaction: async (work) => {
       const seen = { enqueued: false };
-      const result = await runTransaction(knex, (tx) => {
+      const result = await runTransaction(knex, access, (tx) => {
         enqueuedIn.set(tx, seen);
         return work(tx);
       });
@@ -135,7 +141,20 @@ interface Begun {
   readonly db: Database;
 }
 
-async function begin(knex: Knex, doing: string): Promise<Begun> {
+/** Begins through knex, and takes the write lock: waiting for it later would block the event loop. */
+async function begin(knex: Knex, { busyTimeoutMs }: Access, doing: string): Promise<Begun> {
+  const begun = await beginAnywhere(knex, doing);
+  try {
+    rollBack(begun.db);
+    await untilFree({ doing, waitMs: busyTimeoutMs }, () => beginImmediate(begun.db));
+    return begun;
+  } catch (error) {
+    await giveBack(begun);
+    throw error;
+  }
+}
+
+async function beginAnywhere(knex: Knex, doing: string): Promise<Begun> {
   try {
     // null: foreign keys are checked as the connection is set to, in strict mode as well.
     const config = { enforceForeignCheck: null } as Knex.TransactionConfig;
@@ -153,22 +172,26 @@ async function begin(knex: Knex, doing: string): Promise<Begun> {
  * knex commits is an empty one.
  */
 async function giveBack({ trx, db }: Begun): Promise<boolean> {
+  let clean = true;
   try {
     if (!db.inTransaction) prepared(db, "BEGIN").run();
-    await trx.rollback();
-    return true;
-  } catch {
-    // Closed beneath us; the pool makes another.
-    return false;
+  } catch (error) {
+    // Closed beneath us. By this knex knows that its pool needs another.
+    (db as { __knex__disposed?: unknown }).__knex__disposed = error;
+    clean = false;
   }
+  // The connection goes back to the pool in any case.
+  await trx.rollback().catch(() => {});
+  return clean;
 }
 
 async function runTransaction<R>(
   knex: Knex,
+  access: Access,
   work: (tx: Knex.Transaction) => Promise<R>,
 ): Promise<R> {
   const what = "a transaction";
-  const begun = await begin(knex, what);
+  const begun = await begin(knex, access, what);
   let over = false;
   try {
     mark(begun.db);
@@ -185,11 +208,12 @@ async function runTransaction<R>(
 
 async function openTransaction(
   knex: Knex,
+  access: Access,
   claim: PartitionClaim,
   records: readonly RecordRef[],
 ): Promise<ChunkTransaction<Knex.Transaction>> {
   const doing = `chunk of ${nameOf(claim)}`;
-  const begun = await begin(knex, doing);
+  const begun = await begin(knex, access, doing);
   try {
     return chunkOf(begun, claim, records);
   } catch (error) {
@@ -205,8 +229,7 @@ function chunkOf(
   records: readonly RecordRef[],
 ): ChunkTransaction<Knex.Transaction> {
   const { db, trx } = begun;
-  // The first statement waits for the write lock, as BEGIN IMMEDIATE would.
-  const opened = briefly(db, () => openChunk(db, claim, records));
+  const opened = openChunk(db, claim, records);
   let over = false;
   const end = () => {
     if (over) return false;

@@ -67,8 +67,12 @@ interface Work {
 }
 
 /** A transaction of the storage itself: no handler runs in it. */
-export function writing<R>(access: Access, how: Work, work: (db: Database) => R): Promise<R> {
-  return untilFree(access, how, (db) => {
+export function writing<R>(
+  { use, busyTimeoutMs }: Access,
+  { doing, waitMs = busyTimeoutMs }: Work,
+  work: (db: Database) => R,
+): Promise<R> {
+  const inTransaction = (db: Database) => {
     beginImmediate(db);
     try {
       const result = work(db);
@@ -78,26 +82,32 @@ export function writing<R>(access: Access, how: Work, work: (db: Database) => R)
       rollBack(db);
       throw error;
     }
-  });
+  };
+  return untilFree({ doing, waitMs }, () => use(inTransaction));
 }
 
 /** Statements that only look, outside of any transaction. */
-export function reading<R>(access: Access, doing: string, work: (db: Database) => R): Promise<R> {
-  return untilFree(access, { doing }, (db) => {
+export function reading<R>(
+  { use, busyTimeoutMs: waitMs }: Access,
+  doing: string,
+  work: (db: Database) => R,
+): Promise<R> {
+  const outside = (db: Database) => {
     checkFree(db);
     return work(db);
-  });
+  };
+  return untilFree({ doing, waitMs }, () => use(outside));
 }
 
-async function untilFree<R>(
-  access: Access,
-  { doing, waitMs = access.busyTimeoutMs }: Work,
-  work: (db: Database) => R,
+/** Tries until it is told something else than that the lock is held; at most `waitMs`. */
+export async function untilFree<R>(
+  { doing, waitMs }: { readonly doing: string; readonly waitMs: number },
+  attempt: () => R | Promise<R>,
 ): Promise<R> {
   const until = performance.now() + waitMs;
   for (;;) {
     try {
-      return await access.use(work);
+      return await attempt();
     } catch (error) {
       if (!isBusy(error) || performance.now() >= until) throw translated(doing, error);
     }

@@ -8,8 +8,8 @@ export const nowMs = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 const newToken = "lower(hex(randomblob(16)))";
 const thisPartition = "consumer = ? AND topic = ? AND partition = ?";
 
-// First statement of a chunk, and one that writes: it proves the claim and takes the write lock in
-// one step, also where the transaction was begun without it.
+// First statement of a chunk: it proves the claim with the write lock held. It writes, so that it
+// would take the lock itself where a transaction was begun without it.
 export const openText = `
   UPDATE oncebox_inbox_partitions SET owner = owner
   WHERE consumer = (SELECT id FROM oncebox_consumers WHERE name = ?)

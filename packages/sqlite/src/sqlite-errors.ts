@@ -12,7 +12,8 @@ const globalCodes: ReadonlySet<string> = new Set([
 /** Result codes that may pass when the transaction is run again: somebody else holds a lock. */
 const localCodes: ReadonlySet<string> = new Set(["BUSY", "LOCKED", "PROTOCOL", "SCHEMA"]);
 
-const closedText = /^The database connection is not open/;
+// knex puts the statement in front of it.
+const closedText = /(^| - )The database connection is not open/;
 const missingText = /no such (table|column): (main\.)?oncebox_/;
 const depthMax = 10;
 
