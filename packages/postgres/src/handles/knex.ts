@@ -10,6 +10,7 @@
 import { StorageError } from "@oncebox/core";
 import type { Knex } from "knex";
 import type { Client, ClientBase } from "pg";
+import { sqlState } from "../postgres-errors.ts";
 import { finished, type Handles, type Hold, notYours, type OwnTransaction } from "./handles.ts";
 import { checkHandle, guarded } from "./pg.ts";
 
@@ -21,13 +22,17 @@ interface Sender {
   readonly driverName?: string;
   readonly constructor: { readonly prototype: object };
   acquireConnection: () => Promise<ClientBase>;
-  readonly on: (event: "query", listener: (query: { readonly sql: string }) => void) => void;
+  readonly on: {
+    (event: "query", listener: (query: { readonly sql: string }) => void): void;
+    (event: "query-error", listener: (error: unknown) => void): void;
+  };
 }
 
 export function knexHandles(knex: Knex): Handles<Trx> {
   const watched = new WeakSet<Trx>();
+  const own = new WeakSet<Trx>();
   return {
-    own: (client) => ownTransaction(knex, client),
+    own: (client) => ownTransaction(knex, client, own),
     clientOf: async (tx) => {
       const client = await senderOf(knex, tx).acquireConnection();
       checkHandle(client);
@@ -39,7 +44,10 @@ export function knexHandles(knex: Knex): Handles<Trx> {
       const outermost = outermostOf(tx);
       if (watched.has(outermost)) return;
       watched.add(outermost);
-      awaitCommit(outermost, then);
+      const committed = own.has(outermost) ? outermost.executionPromise : commitOf(outermost);
+      committed.then(then, () => {
+        // Not committed, as whoever waits for it is told.
+      });
     },
     seesEveryCommit: true,
   };
@@ -90,22 +98,30 @@ function outermostOf(tx: Trx): Trx {
   return parentTransaction === undefined ? tx : outermostOf(parentTransaction);
 }
 
-/** A transaction that was rolled back resolves as well, and so does a COMMIT that rolled back. */
-function awaitCommit(tx: Trx, then: () => void): void {
-  const sender = tx.client as Sender;
+/**
+ * Resolves when a user's transaction has committed. knex resolves one that was rolled back as well,
+ * and one whose COMMIT rolled back because a statement before it had failed.
+ */
+async function commitOf(tx: Trx): Promise<void> {
+  let aborted = false;
   let rolledBack = false;
-  sender.on("query", ({ sql }) => {
-    if (/^\s*(ROLLBACK(?!\s+TO\b)|ABORT\b)/i.test(sql)) rolledBack = true;
+  const sender = tx.client as Sender;
+  sender.on("query-error", (error) => {
+    if (sqlState(error) !== null) aborted = true;
   });
-  tx.executionPromise.then(
-    () => {
-      if (!rolledBack) then();
-    },
-    () => {},
-  );
+  sender.on("query", ({ sql }) => {
+    if (/^\s*ROLLBACK\s+TO\b/i.test(sql)) aborted = false;
+    else if (/^\s*(ROLLBACK|ABORT)\b/i.test(sql)) rolledBack = true;
+  });
+  await tx.executionPromise;
+  if (rolledBack || aborted) throw finished();
 }
 
-async function ownTransaction(knex: Knex, client: ClientBase): Promise<OwnTransaction<Trx>> {
+async function ownTransaction(
+  knex: Knex,
+  client: ClientBase,
+  own: WeakSet<Trx>,
+): Promise<OwnTransaction<Trx>> {
   let ours = true;
   const standIn = {
     __knexUid: (client as { readonly __knexUid?: string }).__knexUid,
@@ -116,8 +132,14 @@ async function ownTransaction(knex: Knex, client: ClientBase): Promise<OwnTransa
   };
   const base = await knex.transaction(undefined, { connection: standIn });
   ours = false;
+  // Of savepoints it is the outermost.
+  own.add(base);
   return {
-    handle: (hold) => handleOf(base, client, hold),
+    handle: (hold) => {
+      const tx = handleOf(base, client, hold);
+      own.add(tx);
+      return tx;
+    },
     over: (committed) => {
       ours = true;
       // Settles `executionPromise`, for whoever waits for the end in a handler.
