@@ -75,7 +75,7 @@ function expectExactlyOnce({ report, account }: ChurnOutcome): void {
 }
 
 describe.skipIf(obstacle !== undefined)("churn", () => {
-  it("20,000 messages, each applied once, in order, through kills and stops at the worst moments", async () => {
+  it("A1, A2: 20,000 messages, each applied once, in order, through kills and stops at the worst moments", async () => {
     const outcome = await outcomeOf("churn", {
       ...unbroken,
       messages: 20_000,

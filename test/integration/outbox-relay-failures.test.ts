@@ -76,7 +76,7 @@ describe("lanes", () => {
     console.log(`outbox relay: ${repeats} repeats after a kill`);
   });
 
-  it("that were taken away in the middle of a batch are not sent any more", async () => {
+  it("that were taken away in the middle of a batch are not sent any more (A5)", async () => {
     await using s = await outboxScene();
     const topic = await s.topic();
     const gate = door();
@@ -126,7 +126,7 @@ describe("lanes", () => {
     expect(new Set(log.map(({ id }) => id)).size).toBe(4);
   });
 
-  it("are not sent when their lease is too short for a publish", async () => {
+  it("are not sent when their lease is too short for a publish (A5)", async () => {
     await using s = await outboxScene();
     const topic = await s.topic();
     let ahead = 0;
