@@ -9,6 +9,7 @@ import { backlog } from "./backlog.ts";
 import { chunkAgainstRaw } from "./chunk.ts";
 import { endToEnd, latency } from "./end-to-end.ts";
 import { identity } from "./identity.ts";
+import { knexAgainstPg, outboxRow } from "./knex.ts";
 import { relayDrain } from "./relay.ts";
 import { takeover } from "./takeover.ts";
 
@@ -25,6 +26,8 @@ const cases: Readonly<Record<string, (servers: Servers) => Promise<string>>> = {
   takeover,
   identity,
   backlog,
+  knex: knexAgainstPg,
+  "outbox-row": outboxRow,
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" } } });
