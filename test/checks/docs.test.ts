@@ -8,6 +8,7 @@ import { basename, dirname, join, relative, resolve } from "node:path";
 import * as core from "@oncebox/core";
 import * as kafkajs from "@oncebox/kafkajs";
 import * as postgres from "@oncebox/postgres";
+import * as sqlite from "@oncebox/sqlite";
 import ts from "typescript";
 import { describe, expect, it } from "vitest";
 import { documents, files, read, root } from "./documents.ts";
@@ -152,17 +153,22 @@ const optionSources: Readonly<Record<string, string>> = {
   ConsumerOptions: "packages/core/src/inbox/consumer-options.ts",
   HandlerOptions: "packages/core/src/inbox/handler.ts",
   LostPositionPolicy: "packages/core/src/inbox/lost-position.ts",
+  SyncConsumerOptions: "packages/core/src/inbox/consumer-options.ts",
   InboxOptions: "packages/core/src/inbox/inbox.ts",
+  SyncInboxOptions: "packages/core/src/inbox/inbox.ts",
   OutboxOptions: "packages/core/src/outbox/outbox.ts",
+  SyncOutboxOptions: "packages/core/src/outbox/outbox.ts",
   OutboxRelayOptions: "packages/core/src/outbox/relay-options.ts",
   TopicOptions: "packages/core/src/topic.ts",
   PostgresStorageOptions: "packages/postgres/src/postgres-storage.ts",
   MigrateOptions: "packages/postgres/src/migrate.ts",
+  SqliteStorageOptions: "packages/sqlite/src/sqlite-storage.ts",
+  SqliteKnexStorageOptions: "packages/sqlite/src/knex-storage.ts",
   KafkajsBrokerConfig: "packages/kafkajs/src/kafkajs-options.ts",
 };
 
 /** Functions that check their options and say which they know. */
-const factory = /^(create\w+|postgresStorage|kafkajsBroker)$/;
+const factory = /^(create\w+|postgresStorage|sqliteStorage|kafkajsBroker)$/;
 
 function optionRows(name: string): string {
   const rows = optionsOf(optionSources[name] ?? "", name).map((option) => {
@@ -217,7 +223,7 @@ describe("references", () => {
   });
 
   it("of options cover every kind of options that is exported", () => {
-    const exported = ["core", "postgres", "kafkajs"].flatMap((name) => {
+    const exported = ["core", "postgres", "sqlite", "kafkajs"].flatMap((name) => {
       const index = read(`packages/${name}/src/index.ts`);
       return [...index.matchAll(/\b([A-Z]\w+(?:Options|Config))\b/g)].map(
         ([, found]) => found ?? "",
@@ -266,7 +272,9 @@ describe("references", () => {
   });
 
   it.each(
-    Object.entries({ ...core, ...postgres, ...kafkajs }).filter(([name]) => factory.test(name)),
+    Object.entries({ ...core, ...postgres, ...sqlite, ...kafkajs }).filter(([name]) =>
+      factory.test(name),
+    ),
   )("%s takes the options that are listed in its section, and no others", (name, make) => {
     let known: readonly string[] = [];
     try {

@@ -20,13 +20,7 @@ import type { Knex } from "knex";
 import { commitChunk, endMarked, mark, nameOf, openChunk } from "./chunk.ts";
 import { finished, guarded } from "./handles/knex.ts";
 import { enqueueRows } from "./lanes.ts";
-import {
-  type Access,
-  beginImmediate,
-  defaultBusyTimeoutMs,
-  rollBack,
-  untilFree,
-} from "./locking.ts";
+import { type Access, beginImmediate, rollBack, untilFree } from "./locking.ts";
 import { migrateWith } from "./migrate.ts";
 import { recordIds } from "./record-ids.ts";
 import { translated } from "./sqlite-errors.ts";
@@ -34,7 +28,7 @@ import { verbsOf } from "./sqlite-storage.ts";
 import { prepared } from "./statements.ts";
 import { createWake } from "./wake.ts";
 
-export interface KnexStorageOptions {
+export interface SqliteKnexStorageOptions {
   /**
    * How many milliseconds statements of the storage wait for the write lock of the file. They sleep
    * between tries; one try never holds up the event loop for longer than 50 milliseconds.
@@ -57,14 +51,14 @@ const aKnex: Rule = {
  */
 export function knexStorage(
   knex: Knex,
-  options: KnexStorageOptions = {},
+  options: SqliteKnexStorageOptions = {},
 ): Storage<Knex.Transaction> {
   checkOptions(
     "knexStorage",
     { knex, ...options },
     { knex: aKnex, busyTimeoutMs: integer(1, 86_400_000) },
   );
-  const access = accessOf(knex, options.busyTimeoutMs ?? defaultBusyTimeoutMs);
+  const access = { ...lenderOf(knex), busyTimeoutMs: options.busyTimeoutMs ?? 5_000 };
   const wake = createWake(fileOf(knex), null);
   // Handles of transactions whose commit is seen here, with whether rows were written through them.
   const enqueuedIn = new WeakMap<object, { enqueued: boolean }>();
@@ -95,12 +89,11 @@ export function knexStorage(
 /** Brings the database to this version: as `migrate` of @oncebox/sqlite, over a connection of knex. */
 export async function migrate(knex: Knex): Promise<string[]> {
   checkOptions("migrate", { knex }, { knex: aKnex });
-  return migrateWith(accessOf(knex, defaultBusyTimeoutMs));
+  return migrateWith(lenderOf(knex));
 }
 
-function accessOf(knex: Knex, busyTimeoutMs: number): Access {
+function lenderOf(knex: Knex): Pick<Access, "use"> {
   return {
-    busyTimeoutMs,
     use: async (work) => {
       const db: Database = await knex.client.acquireConnection();
       try {

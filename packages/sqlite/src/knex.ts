@@ -1,1 +1,1 @@
-export { type KnexStorageOptions, knexStorage, migrate } from "./knex-storage.ts";
+export { knexStorage, migrate, type SqliteKnexStorageOptions } from "./knex-storage.ts";

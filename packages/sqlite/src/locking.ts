@@ -9,7 +9,7 @@ import { isBusy, translated } from "./sqlite-errors.ts";
 import { prepared } from "./statements.ts";
 
 /** Longest time that one try for the lock may hold up the event loop. */
-export const tryMs = 50;
+const tryMs = 50;
 /** Between two tries, at random up to this: whoever holds the lock usually has it for a millisecond. */
 const pauseMs = 20;
 
@@ -20,10 +20,8 @@ export interface Access {
   readonly busyTimeoutMs: number;
 }
 
-export const defaultBusyTimeoutMs = 5_000;
-
 /** Runs `work` with the short wait of one try, whatever the connection is set to otherwise. */
-export function briefly<R>(db: Database, work: () => R): R {
+function briefly<R>(db: Database, work: () => R): R {
   const usual = prepared(db, "PRAGMA busy_timeout").pluck().get() as bigint;
   prepared(db, `PRAGMA busy_timeout = ${tryMs}`).get();
   try {

@@ -13,7 +13,7 @@ import type { Database } from "better-sqlite3";
 import { checkDatabase } from "./check.ts";
 import { commitChunk, endMarked, mark, nameOf, openChunk, proveOpen } from "./chunk.ts";
 import { enqueueRows, laneVerbs } from "./lanes.ts";
-import { type Access, beginImmediate, defaultBusyTimeoutMs, reading, rollBack } from "./locking.ts";
+import { type Access, beginImmediate, reading, rollBack } from "./locking.ts";
 import { aDatabase } from "./migrate.ts";
 import { partitionVerbs } from "./partitions.ts";
 import { recordIds } from "./record-ids.ts";
@@ -44,7 +44,7 @@ export function sqliteStorage(options: SqliteStorageOptions): SyncStorage<Databa
     database: aDatabase,
     busyTimeoutMs: integer(1, 86_400_000),
   });
-  const { database, busyTimeoutMs = defaultBusyTimeoutMs } = options;
+  const { database, busyTimeoutMs = 5_000 } = options;
   const wake = createWake(database.name, () => database.open && !database.inTransaction);
   return {
     ...verbsOf({ use: async (work) => work(database), busyTimeoutMs }),
