@@ -161,6 +161,7 @@ const optionSources: Readonly<Record<string, string>> = {
   OutboxRelayOptions: "packages/core/src/outbox/relay-options.ts",
   TopicOptions: "packages/core/src/topic.ts",
   PostgresStorageOptions: "packages/postgres/src/postgres-storage.ts",
+  StorageOptions: "packages/postgres/src/storage-options.ts",
   MigrateOptions: "packages/postgres/src/migrate.ts",
   SqliteStorageOptions: "packages/sqlite/src/sqlite-storage.ts",
   SqliteKnexStorageOptions: "packages/sqlite/src/knex-storage.ts",
