@@ -13,7 +13,7 @@ const root = join(import.meta.dirname, "..");
 /** What each package may import besides its own files; `node:` stands for all of Node's modules. */
 const allowed: Readonly<Record<string, readonly string[]>> = {
   core: ["@noble/hashes"],
-  postgres: ["@oncebox/core", "pg", "node:"],
+  postgres: ["@oncebox/core", "pg", "knex", "node:"],
   sqlite: ["@oncebox/core", "better-sqlite3", "knex", "node:"],
   kafkajs: ["@oncebox/core", "kafkajs", "node:"],
   testing: ["@oncebox/core"],
