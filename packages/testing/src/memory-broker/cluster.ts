@@ -110,14 +110,13 @@ export class MemoryCluster {
     const trouble = this.troubles.get(nameOf(at));
     if (trouble !== undefined) return { kind: "troubled", error: trouble };
     const topic = this.topics.get(at.topic);
-    const log = topic?.logs[at.partition];
-    if (topic === undefined || log === undefined) {
-      return { kind: "displaced", why: { kind: "topic-missing" } };
-    }
-    const { id: topicId } = topic;
+    if (topic === undefined) return { kind: "displaced", why: { kind: "topic-missing" } };
+    const { id: topicId, logs } = topic;
     if (position.topicId !== null && position.topicId !== topicId) {
       return { kind: "displaced", why: { kind: "topic-recreated", topicId } };
     }
+    const log = logs[at.partition];
+    if (log === undefined) return { kind: "displaced", why: { kind: "topic-missing" } };
     const why = log.displacement(position);
     if (why !== null) return { kind: "displaced", why };
     const read = log.read(position.offset, limits);

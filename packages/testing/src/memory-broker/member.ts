@@ -200,7 +200,13 @@ export class MemberClient implements BrokerConsumer {
       const current = this.#current;
       const asked = current === null || this.#muted ? [] : this.#ask(current);
       if (current === null || asked.length === 0) await this.#rest(times.maxWaitMs);
-      else await this.#request(current, asked).catch(() => this.#rest(times.maxWaitMs));
+      else {
+        await this.#request(current, asked).catch((error: unknown) => {
+          // Anything else was thrown by a callback: a bug that must not be slept over.
+          if (!(error instanceof BrokerError)) throw error;
+          return this.#rest(times.maxWaitMs);
+        });
+      }
     }
   }
 

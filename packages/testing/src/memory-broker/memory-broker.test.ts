@@ -155,11 +155,14 @@ describe("positions", () => {
     await set({ offset: 1n, topicId: null, leaderEpoch: null });
     admin.recreateTopic(topic);
     await set(behind);
+    admin.recreateTopic(topic, { partitions: 0 });
+    await set(behind);
     admin.deleteTopic(topic);
     await set(behind);
     expect(told.slice(1)).toEqual([
       "displaced orders/0 at 4: log-diverged",
       "displaced orders/0 at 1: out-of-range",
+      "displaced orders/0 at 4: topic-recreated",
       "displaced orders/0 at 4: topic-recreated",
       "displaced orders/0 at 4: topic-missing",
     ]);
@@ -246,6 +249,18 @@ describe("members", () => {
     faults.trouble(at, null);
     await clock.advance(1_000);
     expect(accepted).toEqual(["in 1", "in 0"]);
+  });
+
+  it("die of a callback that throws, instead of going on without it", async () => {
+    const { clock, admin, join } = scene();
+    const { told, positions } = await join();
+    await clock.advance(100);
+    positions.get = () => {
+      throw new TypeError("a bug");
+    };
+    admin.produce(topic, 0, values("a"));
+    await clock.advance(1_000);
+    expect(told.at(-1)).toBe("failed: the client died");
   });
 
   it("share partitions that are added", async () => {

@@ -39,7 +39,7 @@ export interface MemoryStorageOptions {
   readonly poolSize?: number;
   /**
    * After how long an idle open transaction is ended, in milliseconds; null: never.
-   * @defaultValue 30000
+   * @defaultValue 20000
    */
   readonly idleInTransactionTimeoutMs?: number | null;
   /**
@@ -64,7 +64,7 @@ const storagesOf = new WeakMap<MemoryDatabase, number>();
 /** A storage in memory. */
 export function memoryStorage(options: MemoryStorageOptions = {}): MemoryStorage {
   const { clock, poolSize: size = 10, lockTimeoutMs = null } = options;
-  const { idleInTransactionTimeoutMs = 30_000 } = options;
+  const { idleInTransactionTimeoutMs = 20_000 } = options;
   const database = options.database ?? memoryDatabase(clock === undefined ? {} : { clock });
   const number = (storagesOf.get(database) ?? 0) + 1;
   storagesOf.set(database, number);
