@@ -9,8 +9,6 @@ import { openPool } from "../fixtures/databases.ts";
 import { uniqueName } from "../fixtures/names.ts";
 import { type FaultProxy, startProxy } from "../fixtures/proxy.ts";
 
-export type PostgresUnderTest = StorageUnderTest<ClientBase>;
-
 export interface Variant<Tx> {
   readonly pipeline: boolean;
   /** Stands between the suite and each storage. */

@@ -21,7 +21,7 @@ const inapplicable: Readonly<Record<string, string>> = {
   "I5 after a lost COMMIT nothing is left, and the next claim says so": noWire,
   "I5 after a lost reply everything is there, and the next claim says so": noWire,
   "I1 a claim's wait is bounded, names who blocks, and leaves the holder its claim":
-    "SQLite does not tell who holds the lock (the bound is tested in sqlite-busy.test.ts)",
+    "SQLite does not tell who holds the lock (the bound is tested in sqlite-sync.test.ts)",
   "I1 a claim does not wait for chunks of other partitions": oneWriter,
   "I1 of many claims those taken over are lost, and asking neither waits nor takes": oneWriter,
   "I5 ids, position, effects and outbox rows commit together": `${oneWriter}, and a relay's lease is a write (see sqlite-processes.test.ts)`,

@@ -1,0 +1,215 @@
+// Native SQLite as its user meets it: handlers that end when they return, and what becomes of those
+// that do not; transactions ended by a handler; another process that holds the write lock.
+
+import { join } from "node:path";
+import {
+  createConsumer,
+  createInbox,
+  createOutbox,
+  defineTopic,
+  type LogMark,
+  type PartitionClaim,
+  text,
+} from "@oncebox/core";
+import { migrate, sqliteStorage } from "@oncebox/sqlite";
+import { knexStorage } from "@oncebox/sqlite/knex";
+import Database from "better-sqlite3";
+import createKnex from "knex";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { effectsOf, openDatabase, temporaryFolder } from "../conformance/sqlite-knex-under-test.ts";
+
+const mark: LogMark = { topicId: null, leaderEpoch: null, last: null };
+const orders = defineTopic({ name: "orders", value: text() });
+
+let place: ReturnType<typeof temporaryFolder>;
+let file: string;
+let database: Database.Database;
+
+beforeEach(async () => {
+  place = temporaryFolder();
+  file = join(place.folder, "main.db");
+  database = openDatabase(file);
+  database.exec("CREATE TABLE effects (text TEXT NOT NULL)");
+  await migrate(database);
+});
+afterEach(() => {
+  database.close();
+  place.remove();
+});
+
+async function claimed(storage = sqliteStorage({ database })): Promise<PartitionClaim> {
+  await storage.registerTopic({
+    ...{ consumer: "billing", groupId: "billing", topic: "orders", topicId: null },
+    ...{ start: new Map([[0, 0n]]), added: new Map() },
+  });
+  const ref = { consumer: "billing", topic: "orders", partition: 0, owner: "test" };
+  return (await storage.claim(ref, 1_000)) as PartitionClaim;
+}
+
+const insert = (tx: Database.Database, value: string) =>
+  tx.prepare("INSERT INTO effects VALUES (?)").run(value);
+
+test("outbox and inbox answer at once, in the caller's own transaction", async () => {
+  const storage = sqliteStorage({ database });
+  const outbox = createOutbox({ storage });
+  const inbox = createInbox({ name: "hooks", storage });
+  const message = orders.message({ key: "k", value: "v" });
+  const woken: string[] = [];
+  await storage.wake.listen({ woken: () => woken.push("woken"), expected: () => {} });
+  const work = database.transaction(() => {
+    const once = inbox.once(database, { source: "/hooks", id: "1" });
+    const again = inbox.once(database, { source: "/hooks", id: "1" });
+    return { once, again, ids: outbox.enqueue(database, [message, message]) };
+  });
+  const { once, again, ids } = work();
+  expect([once, again]).toEqual(["new", "duplicate"]);
+  expect(ids).toHaveLength(2);
+  expect(woken).toEqual([]);
+  await Promise.resolve();
+  // The transaction had ended by then: its rows can be read.
+  expect(woken).toEqual(["woken"]);
+  expect(() => outbox.enqueue(database, message)).toThrow(/without an open transaction/);
+});
+
+test("a transaction is refused a promise, and rolled back", () => {
+  const storage = sqliteStorage({ database });
+  const work = async () => insert(database, "lost");
+  expect(() => storage.transactionSync(work)).toThrow(/returned a promise/);
+  expect(effectsOf(database)).toEqual([]);
+  storage.transactionSync(() => insert(database, "kept"));
+  expect(effectsOf(database)).toEqual(["kept"]);
+});
+
+test("an async function is refused as a handler before anything runs", () => {
+  const storage = sqliteStorage({ database });
+  const broker = {
+    timing: { sessionTimeoutMs: 10_000, heartbeatIntervalMs: 1_000, rebalanceTimeoutMs: 10_000 },
+    consumer: () => {},
+    offsets: () => {},
+  } as never;
+  const consumer = createConsumer({ name: "billing", storage, broker });
+  const run = (async () => {}) as unknown as () => void;
+  expect(() => consumer.handle(orders, run)).toThrow(/synchronous/);
+});
+
+test.each([
+  ["COMMIT"],
+  ["ROLLBACK"],
+  ["COMMIT; BEGIN"],
+  ["ROLLBACK; BEGIN"],
+  ["COMMIT; BEGIN; SAVEPOINT another"],
+])("a handler that runs %s fails its chunk, and the position does not move", async (control) => {
+  const storage = sqliteStorage({ database });
+  const claim = await claimed(storage);
+  const chunk = () =>
+    storage.chunkSync(claim, [], ({ tx, proveOpen }) => {
+      tx.exec(control);
+      proveOpen();
+      insert(tx, "after");
+      return { nextOffset: 1n, mark };
+    });
+  expect(chunk).toThrow(expect.objectContaining({ code: "transaction-ended-early" }));
+  expect(database.inTransaction).toBe(false);
+  expect(effectsOf(database)).toEqual([]);
+  expect((await storage.positions("billing")).positions[0]?.nextOffset).toBe(0n);
+});
+
+test("savepoints of a handler are its own", async () => {
+  const storage = sqliteStorage({ database });
+  storage.chunkSync(await claimed(storage), [], ({ tx }) => {
+    const part = tx.transaction((fail: boolean) => {
+      insert(tx, fail ? "undone" : "kept");
+      if (fail) throw new Error("undo");
+    });
+    part(false);
+    expect(() => part(true)).toThrow("undo");
+    tx.exec("SAVEPOINT left_open");
+    return { nextOffset: 1n, mark };
+  });
+  expect(effectsOf(database)).toEqual(["kept"]);
+});
+
+test("while another process holds the lock, a try is short, local trouble, and restores the wait", async () => {
+  const storage = sqliteStorage({ database, busyTimeoutMs: 200 });
+  const claim = await claimed(storage);
+  const other = openDatabase(file);
+  other.exec("BEGIN IMMEDIATE");
+  const before = performance.now();
+  let error: unknown;
+  try {
+    storage.chunkSync(claim, [], () => ({ nextOffset: 1n, mark }));
+  } catch (thrown) {
+    error = thrown;
+  }
+  // 50 ms, and what a busy machine adds.
+  expect(performance.now() - before).toBeLessThan(500);
+  expect(storage.trouble(error)).toBe("local");
+  expect(database.pragma("busy_timeout", { simple: true })).toBe(5_000);
+  // Verbs that may wait leave the event loop its turns, and end at their limit.
+  let turns = 0;
+  const counting = setInterval(() => {
+    turns += 1;
+  }, 1);
+  const claiming = storage.claim({ ...claim, owner: "another" }, 300);
+  await expect(claiming).rejects.toMatchObject({ code: "claim-timeout", retryable: true });
+  clearInterval(counting);
+  expect(turns).toBeGreaterThan(2);
+  other.exec("ROLLBACK");
+  storage.chunkSync(claim, [], () => ({ nextOffset: 1n, mark }));
+  other.close();
+});
+
+test("a user's transaction that is open over an await is never joined", async () => {
+  const storage = sqliteStorage({ database, busyTimeoutMs: 100 });
+  const claim = await claimed(storage);
+  database.exec("BEGIN IMMEDIATE");
+  insert(database, "not committed");
+  const chunk = () => storage.chunkSync(claim, [], () => ({ nextOffset: 1n, mark }));
+  expect(chunk).toThrow(expect.objectContaining({ code: "storage-conflict" }));
+  await expect(storage.positions("billing")).rejects.toMatchObject({ code: "storage-conflict" });
+  database.exec("ROLLBACK");
+  chunk();
+});
+
+test("a journal that could lose a commit is refused", async () => {
+  const memory = new Database(":memory:");
+  await migrate(memory);
+  const refused = expect.objectContaining({ code: "journal-unsafe" });
+  await expect(sqliteStorage({ database: memory }).check()).rejects.toEqual(refused);
+  memory.close();
+  database.pragma("synchronous = OFF");
+  await expect(sqliteStorage({ database }).check()).rejects.toEqual(refused);
+  database.pragma("synchronous = FULL");
+  await sqliteStorage({ database }).check();
+});
+
+test("integers are read as they are, whatever the connection's default is", async () => {
+  database.defaultSafeIntegers(true);
+  const storage = sqliteStorage({ database });
+  await migrate(database);
+  await storage.check();
+  const claim = await claimed(storage);
+  const next = 2n ** 53n + 1n;
+  storage.chunkSync(claim, [], () => ({ nextOffset: next, mark }));
+  expect((await storage.positions("billing")).positions[0]?.nextOffset).toBe(next);
+});
+
+test("knex: a handler cut off leaves nothing, and its connection to others", async () => {
+  const claim = await claimed();
+  const knex = createKnex({
+    ...{ client: "better-sqlite3", connection: { filename: file }, useNullAsDefault: true },
+  });
+  const storage = knexStorage(knex);
+  const chunk = await storage.open(claim, []);
+  const { tx } = chunk.handle();
+  await tx("effects").insert({ text: "cut" });
+  chunk.destroy();
+  expect(() => tx("effects")).toThrow(/had ended/);
+  await storage.transaction(async (next) => {
+    await next("effects").insert({ text: "kept" });
+  });
+  expect(effectsOf(database)).toEqual(["kept"]);
+  const strange = knex as unknown as Parameters<typeof storage.enqueue>[0];
+  await expect(storage.enqueue(strange, [])).rejects.toMatchObject({ code: "invalid-handle" });
+  await knex.destroy();
+});
