@@ -43,7 +43,9 @@ export class PartitionLog {
   /** By offset. */
   #entries: Entry[] = [];
   #epochs: EpochStart[] = [{ epoch: 0, start: 0n }];
-  #outcomes = new Map<number, Outcome>();
+  readonly #outcomes = new Map<number, Outcome>();
+  /** First offset of each open transaction. */
+  readonly #open = new Map<number, bigint>();
   readonly #corrupt = new Set<bigint>();
 
   get epoch(): number {
@@ -63,7 +65,10 @@ export class PartitionLog {
       this.#entries.push({ offset: this.#end, record, transaction, bytes });
       this.#end += 1n;
     }
-    if (transaction !== null) this.#outcomes.set(transaction, "open");
+    if (transaction !== null) {
+      this.#outcomes.set(transaction, "open");
+      if (!this.#open.has(transaction)) this.#open.set(transaction, first);
+    }
     return first;
   }
 
@@ -71,6 +76,7 @@ export class PartitionLog {
   finish(transaction: number, outcome: "committed" | "aborted"): void {
     if (this.#outcomes.get(transaction) !== "open") return;
     this.#outcomes.set(transaction, outcome);
+    this.#open.delete(transaction);
     this.#entries.push({ offset: this.#end, record: null, transaction, bytes: 0 });
     this.#end += 1n;
   }
@@ -108,9 +114,10 @@ export class PartitionLog {
     this.#end = end;
     this.#epochs = this.#epochs.filter((each) => each.start < end);
     this.#epochs.push({ epoch: epoch + 1, start: end });
-    for (const [transaction, outcome] of this.#outcomes) {
-      const left = this.#entries.some((entry) => entry.transaction === transaction);
-      if (outcome === "open" && !left) this.#outcomes.delete(transaction);
+    for (const [transaction, first] of this.#open) {
+      if (first < end) continue;
+      this.#open.delete(transaction);
+      this.#outcomes.delete(transaction);
     }
   }
 
@@ -178,10 +185,9 @@ export class PartitionLog {
   }
 
   #lastStable(): bigint {
-    const open = this.#entries.find(
-      ({ transaction }) => transaction !== null && this.#outcomes.get(transaction) === "open",
-    );
-    return open?.offset ?? this.#end;
+    let stable = this.#end;
+    for (const first of this.#open.values()) stable = min(stable, max(first, this.#start));
+    return stable;
   }
 
   /** Where an epoch ended, as Kafka tells it; null where it does not know that epoch. */

@@ -38,7 +38,8 @@ export class Connection {
   readonly #client: ClientSetting;
   /** Since when the open transaction is idle; null while a statement runs. */
   #idleSince: number | null = null;
-  #over = new AbortController();
+  /** Ends the watch over an idle transaction. */
+  #over: AbortController | null = null;
   /** That of the statement under way, where it has one of its own. */
   #own: Transaction | null = null;
 
@@ -53,9 +54,10 @@ export class Connection {
   begin(): Transaction {
     if (this.lost) throw connectionLost(true);
     this.transaction = this.#setting.tables.begin(this.name);
-    this.#over = new AbortController();
+    const over = new AbortController();
+    this.#over = over;
     this.#rest();
-    this.#endWhenIdle(this.transaction, this.#over.signal).catch(() => undefined);
+    this.#endWhenIdle(this.transaction, over.signal).catch(() => undefined);
     return this.transaction;
   }
 
@@ -119,7 +121,7 @@ export class Connection {
     if (transaction === null) return "committed";
     if (fault !== null) this.#break(transaction, fault.kind, fault.late);
     this.transaction = null;
-    this.#over.abort(noReason);
+    this.#over?.abort(noReason);
     if (transaction.aborted !== null) {
       tables.rollback(transaction);
       return "rolled back";
@@ -134,7 +136,7 @@ export class Connection {
     if (this.lost) return false;
     await Promise.resolve();
     if (this.lost) return false;
-    this.#over.abort(noReason);
+    this.#over?.abort(noReason);
     if (this.transaction !== null) this.#setting.tables.rollback(this.transaction);
     this.transaction = null;
     return true;
@@ -143,7 +145,7 @@ export class Connection {
   /** The connection dies, and the transaction with it. */
   cut(): void {
     this.lost = true;
-    this.#over.abort(noReason);
+    this.#over?.abort(noReason);
     for (const transaction of [this.transaction, this.#own]) {
       if (transaction !== null) this.#setting.tables.rollback(transaction);
     }
