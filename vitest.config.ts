@@ -24,9 +24,19 @@ export default defineConfig({
       },
       {
         test: {
+          name: "examples",
+          // As users run them, without any server.
+          include: ["examples/*/*.test.ts", "test/integration/demo.test.ts"],
+          testTimeout: 60_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
           name: "servers",
           include: ["test/{fixtures,conformance,integration}/**/*.test.ts"],
-          exclude: ["test/integration/kafka-cluster*.test.ts"],
+          exclude: ["test/integration/kafka-cluster*.test.ts", "test/integration/demo.test.ts"],
           globalSetup: ["test/fixtures/global-setup.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,

@@ -2,12 +2,9 @@
 
 import { spawnWorker, type Worker } from "../../test/fixtures/child.ts";
 import type { Step } from "../../test/fixtures/step-log.ts";
+import { DemoFailure, type Undo } from "./ending.ts";
 import { type Accident, accidentSignal } from "./rig.ts";
 import { type Setting, toArguments } from "./setting.ts";
-import type { Undo } from "./stage.ts";
-
-/** The demo cannot show what it is for; says why. */
-export class DemoFailure extends Error {}
 
 /** Longest wait for anything that has to happen: generous, since machines may be busy. */
 export const patienceMs = 60_000;

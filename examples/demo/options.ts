@@ -6,21 +6,23 @@ import type { SqlBreak } from "../../test/fixtures/breaks.ts";
 export interface DemoOptions {
   readonly messages: number;
   readonly break: "fence" | "dedupe" | null;
+  readonly servers: boolean;
 }
 
 const messagesMin = 100;
 const messagesMax = 1_000_000;
 
-export const usage = `usage: npm run demo -- [--messages N] [--break fence|dedupe] [--servers]
+export const usage = `usage: npm run demo -- [--messages N] [--break dedupe|fence] [--servers]
+  without options  one process and no server: SQLite in a temporary file, a broker in memory
+  --servers        real PostgreSQL and Kafka, and worker processes that are killed and frozen;
+                   DATABASE_URL and KAFKA_BROKERS when set, else started here and removed again
   --messages N     orders to place, ${messagesMin} to 1,000,000 (default 2,000)
-  --break fence    workers neither check their claim nor record ids: must end with doubled orders
-  --break dedupe   workers record no ids and the shop repeats 5 % of its messages: the same
-  --servers        use real PostgreSQL and Kafka (always the case so far)
-  servers          DATABASE_URL and KAFKA_BROKERS when set, else started here and removed again`;
+  --break dedupe   consumers record no ids: must end with doubled orders
+  --break fence    with --servers: workers neither check their claim nor record ids: the same`;
 
 /** Throws UsageError, with a text for a person. */
 export function parseOptions(args: readonly string[]): DemoOptions {
-  const { messages, break: broken } = parsed(args);
+  const { messages, break: broken, servers } = parsed(args);
   const count = Number(messages);
   if (!/^\d+$/.test(messages) || count < messagesMin || count > messagesMax) {
     throw new UsageError(
@@ -30,7 +32,11 @@ export function parseOptions(args: readonly string[]): DemoOptions {
   if (broken !== undefined && broken !== "fence" && broken !== "dedupe") {
     throw new UsageError(`--break must be fence or dedupe, not "${broken}"`);
   }
-  return { messages: count, break: broken ?? null };
+  if (broken === "fence" && !servers) {
+    // A process that was frozen, and wakes up with a claim that is void, is what a fence is for.
+    throw new UsageError("--break fence needs --servers: only a real process can be frozen");
+  }
+  return { messages: count, break: broken ?? null, servers };
 }
 
 export class UsageError extends Error {}
@@ -48,7 +54,7 @@ function parsed(args: readonly string[]) {
       options: {
         messages: { type: "string", default: "2000" },
         break: { type: "string" },
-        servers: { type: "boolean" },
+        servers: { type: "boolean", default: false },
       },
     });
     return values;

@@ -1,7 +1,6 @@
-// Owns the business of the demo: what an order is, its topic, and the tables of both sides.
+// Owns the business of the demo: what an order is, and its topic.
 
 import { defineTopic, json } from "@oncebox/core";
-import { effectColumns } from "../../test/fixtures/history.ts";
 
 export interface Order {
   readonly id: string;
@@ -13,19 +12,3 @@ export interface Order {
 
 /** Defined once for the shop that publishes and the billing that handles. */
 export const orderPlaced = (name: string) => defineTopic({ name, value: json<Order>() });
-
-/**
- * `invoices` has no unique key beside its counter, on purpose: here nothing but Oncebox keeps an
- * order from being billed twice, and the checker would see it.
- */
-export const tables = `
-  CREATE TABLE orders (
-    id         text PRIMARY KEY,
-    customer   text NOT NULL,
-    cents      integer NOT NULL,
-    message_id text NOT NULL
-  );
-  CREATE TABLE invoices (${effectColumns},
-    order_id text NOT NULL,
-    cents    integer NOT NULL
-  );`;

@@ -6,12 +6,22 @@ const plainEveryMs = 2_000;
 const terminalEveryMs = 100;
 
 export interface Screen {
+  /** Whether somebody looks on: progress is written over and over. */
+  readonly terminal: boolean;
   /** Prints a line that stays. */
   readonly say: (line: string) => void;
   /** Shows what `line` answers until `close`. */
   readonly follow: (line: () => string) => void;
   /** Shows the last progress once more and ends it. Harmless when called again. */
   readonly close: () => void;
+}
+
+const barCells = 20;
+
+/** A bar that is filled to this share (0 to 1). */
+export function bar(share: number): string {
+  const full = Math.round(Math.min(1, Math.max(0, share)) * barCells);
+  return "█".repeat(full) + "░".repeat(barCells - full);
 }
 
 export function openScreen(out: NodeJS.WriteStream): Screen {
@@ -28,6 +38,7 @@ export function openScreen(out: NodeJS.WriteStream): Screen {
     out.write(terminal ? `${clearLine}${fitting(line)}` : `${line}\n`);
   };
   return {
+    terminal,
     say: (line) => {
       const over = terminal && progress !== undefined;
       out.write(over ? `${clearLine}${line}\n` : `${line}\n`);

@@ -5,14 +5,13 @@ import { migrate } from "@oncebox/postgres";
 import kafkajs, { type Admin, Kafka, logLevel } from "kafkajs";
 import pg from "pg";
 import type { SqlBreak } from "../../test/fixtures/breaks.ts";
-import { trackPositions } from "../../test/fixtures/history.ts";
+import { effectColumns, trackPositions } from "../../test/fixtures/history.ts";
 import { kafkaAvailability, provideKafka } from "../../test/fixtures/kafka.ts";
 import { kafkaObstacle } from "../../test/fixtures/kafka-jars.ts";
 import { uniqueName } from "../../test/fixtures/names.ts";
 import { providePostgres } from "../../test/fixtures/postgres.ts";
 import { createTopic } from "../../test/fixtures/topics.ts";
-import { DemoFailure } from "./cast.ts";
-import { tables } from "./orders.ts";
+import { DemoFailure, type Undo } from "./ending.ts";
 import { type Setting, schema } from "./setting.ts";
 
 export const partitions = 6;
@@ -22,8 +21,21 @@ const sessionTimeoutMs = 3_000;
 /** Kafka's own lower limit, where a broker does not say which it has. */
 const usualSessionMinMs = 6_000;
 
-/** Done in reverse order at the end, however far the beginning came. */
-export type Undo = (() => Promise<unknown>)[];
+/**
+ * `invoices` has no unique key beside its counter, on purpose: here nothing but Oncebox keeps an
+ * order from being billed twice, and the checker would see it.
+ */
+const tables = `
+  CREATE TABLE orders (
+    id         text PRIMARY KEY,
+    customer   text NOT NULL,
+    cents      integer NOT NULL,
+    message_id text NOT NULL
+  );
+  CREATE TABLE invoices (${effectColumns},
+    order_id text NOT NULL,
+    cents    integer NOT NULL
+  );`;
 
 export interface Stage {
   readonly setting: Setting;

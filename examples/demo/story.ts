@@ -2,7 +2,8 @@
 // would prove nothing. Everything is told by the workers' own logs.
 
 import type { Step } from "../../test/fixtures/step-log.ts";
-import { type Cast, DemoFailure, patienceMs } from "./cast.ts";
+import { type Cast, patienceMs } from "./cast.ts";
+import { DemoFailure } from "./ending.ts";
 import type { Screen } from "./screen.ts";
 import type { Setting } from "./setting.ts";
 import type { Shop } from "./shop.ts";

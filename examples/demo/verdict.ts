@@ -11,7 +11,8 @@ import {
   readTexts,
 } from "../../test/fixtures/history.ts";
 import { readTopic } from "../../test/fixtures/topic-log.ts";
-import { type Cast, DemoFailure, patienceMs } from "./cast.ts";
+import { type Cast, patienceMs } from "./cast.ts";
+import { DemoFailure } from "./ending.ts";
 import { schema } from "./setting.ts";
 import type { Shop } from "./shop.ts";
 import type { Stage } from "./stage.ts";
