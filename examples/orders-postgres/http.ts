@@ -1,0 +1,66 @@
+// Owns the HTTP server of a service: it listens, answers the probes, and ends in order.
+
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { getRequestListener } from "@hono/node-server";
+import { Hono } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import { HTTPException } from "hono/http-exception";
+import { log } from "./log.ts";
+
+const bodyBytesMax = 64 * 1024;
+
+/** What is wrong, for a probe; nothing where all is well. */
+export interface Probes {
+  /** For /healthz: only what a new process may help against. */
+  readonly notLive: () => readonly string[];
+  /** For /readyz: also what passes by itself. */
+  readonly notReady: () => Promise<readonly string[]>;
+}
+
+export function createApp({ notLive, notReady }: Probes): Hono {
+  const app = new Hono();
+  app.use(bodyLimit({ maxSize: bodyBytesMax }));
+  const answer = (reasons: readonly string[]) =>
+    Response.json(
+      { ok: reasons.length === 0, reasons },
+      { status: reasons.length === 0 ? 200 : 503 },
+    );
+  app.get("/healthz", () => answer(notLive()));
+  app.get("/readyz", async () => answer(await notReady()));
+  app.onError((error, { req }) => {
+    if (error instanceof HTTPException) {
+      return Response.json({ error: error.message }, { status: error.status });
+    }
+    log("error", "http.failed", { method: req.method, path: req.path, error });
+    return Response.json({ error: "internal error" }, { status: 500 });
+  });
+  return app;
+}
+
+/** The reasons that there are. */
+export function present(...reasons: readonly (string | null)[]): string[] {
+  return reasons.filter((reason) => reason !== null);
+}
+
+/** Resolves when it listens, with the port, which differs from the one asked for where that was 0. */
+export async function listen(app: Hono, host: string, port: number) {
+  const server = createServer(getRequestListener(app.fetch));
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(port, host, resolve);
+  });
+  return { port: (server.address() as AddressInfo).port, close: closer(server) };
+}
+
+/** Takes no new requests, and lets running ones end: by the deadline, after which they are cut. */
+function closer(server: Server): (deadlineMs: number) => Promise<void> {
+  return (deadlineMs) =>
+    new Promise((resolve) => {
+      const timer = setTimeout(() => server.closeAllConnections(), deadlineMs);
+      server.close(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+}
