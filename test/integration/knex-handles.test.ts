@@ -299,7 +299,7 @@ describe("a knex of a user's", () => {
   });
 
   it("says of a second connection inside a handler that the pool is empty: local trouble", async () => {
-    const p = await here({ max: 1, config: { acquireConnectionTimeout: 100 } });
+    const p = await here({ max: 1, config: { acquireConnectionTimeout: 1_000 } });
     const { chunk } = await p.opened();
     const error = await p.knex.raw("SELECT 1").catch((reason: unknown) => reason);
     expect(p.storage.trouble(error)).toBe("local");
