@@ -311,8 +311,11 @@ describe("references", () => {
     }
     expect([...documented.keys()].sort()).toEqual([...codes].sort());
     const thrown = /\bnew (\w+Error)\(\s*"([a-z-]+)"/g;
+    const ours = read("packages/core/src/errors.ts");
     for (const path of sources) {
       for (const [, kind, code = ""] of read(path).matchAll(thrown)) {
+        // A model of a database has errors of a driver, which are not ours.
+        if (!ours.includes(`class ${kind} `)) continue;
         expect(`${code}: ${documented.get(code)}`, path).toBe(`${code}: ${kind}`);
       }
     }
