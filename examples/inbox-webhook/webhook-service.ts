@@ -19,7 +19,10 @@ server.listen(port, process.env.HOST ?? "127.0.0.1", () => {
 
 async function stop(): Promise<void> {
   const overdue = setTimeout(() => process.exit(1), stopDeadlineMs);
+  // Connections that are kept for a next request.
+  const sweep = setInterval(() => server.closeIdleConnections(), 50);
   await new Promise((resolve) => server.close(resolve));
+  clearInterval(sweep);
   await pool.end();
   clearTimeout(overdue);
 }

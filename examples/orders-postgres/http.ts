@@ -45,22 +45,29 @@ export function present(...reasons: readonly (string | null)[]): string[] {
 
 /** Resolves when it listens, with the port, which differs from the one asked for where that was 0. */
 export async function listen(app: Hono, host: string, port: number) {
-  const server = createServer(getRequestListener(app.fetch));
+  let closing = false;
+  const answer = getRequestListener(app.fetch);
+  const server = createServer((request, response) => {
+    // Or a client that always asks again over the same connection would keep the server from ending.
+    if (closing) response.setHeader("connection", "close");
+    return answer(request, response);
+  });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(port, host, resolve);
   });
-  return { port: (server.address() as AddressInfo).port, close: closer(server) };
+  const close = (deadlineMs: number) => {
+    closing = true;
+    return closed(server, deadlineMs);
+  };
+  return { port: (server.address() as AddressInfo).port, close };
 }
 
 /** Takes no new requests, and lets running ones end: by the deadline, after which they are cut. */
-function closer(server: Server): (deadlineMs: number) => Promise<void> {
-  return (deadlineMs) =>
-    new Promise((resolve) => {
-      const timer = setTimeout(() => server.closeAllConnections(), deadlineMs);
-      server.close(() => {
-        clearTimeout(timer);
-        resolve();
-      });
-    });
+async function closed(server: Server, deadlineMs: number): Promise<void> {
+  const sweep = setInterval(() => server.closeIdleConnections(), 50);
+  const cut = setTimeout(() => server.closeAllConnections(), deadlineMs);
+  await new Promise((resolve) => server.close(resolve));
+  clearInterval(sweep);
+  clearTimeout(cut);
 }

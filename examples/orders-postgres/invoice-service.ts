@@ -13,7 +13,10 @@ import { orderPlaced } from "./messages.ts";
 
 const config = await orExit(() => readConfig(process.env, { port: 3002 }));
 const database = openDatabase(config.databaseUrl);
-const storage = knexStorage(database);
+const storage = knexStorage(database, {
+  // A frozen process must not hold its partitions for longer than its membership lasts.
+  idleInTransactionTimeoutMs: Math.floor((config.sessionTimeoutMs * 2) / 3),
+});
 const broker = kafkajsBroker({
   clientId: "invoice-service",
   brokers: [...config.brokers],

@@ -2,7 +2,8 @@
 // sent to both of them many times at once.
 
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type pg from "pg";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { signatureOf } from "../../examples/inbox-webhook/events.ts";
 import { spawnWorker, type Worker } from "../fixtures/child.ts";
 import type { TestDatabase } from "../fixtures/databases.ts";
@@ -14,6 +15,7 @@ const folder = new URL("../../examples/inbox-webhook/", import.meta.url);
 
 describe("examples/inbox-webhook", () => {
   let database: TestDatabase;
+  let pool: pg.Pool;
   const ports: number[] = [];
   const processes: Worker[] = [];
 
@@ -36,14 +38,16 @@ describe("examples/inbox-webhook", () => {
   }
 
   async function balanceOf(account: string): Promise<number> {
-    const { rows } = await database
-      .pool()
-      .query<{ cents: string }>("SELECT cents FROM balances WHERE account = $1", [account]);
+    const { rows } = await pool.query<{ cents: string }>(
+      "SELECT cents FROM balances WHERE account = $1",
+      [account],
+    );
     return Number(rows[0]?.cents ?? 0);
   }
 
   beforeAll(async () => {
     database = await testDatabase();
+    pool = database.pool();
     const prepared = run("prepare.ts", {});
     expect(await prepared.exited, prepared.output()).toMatchObject({ code: 0 });
     for (const _ of [1, 2]) {
@@ -53,11 +57,7 @@ describe("examples/inbox-webhook", () => {
     }
     await Promise.all(
       ports.map((port) =>
-        expect
-          .poll(() => fetch(`http://127.0.0.1:${port}/healthz`).then(({ status }) => status), {
-            timeout: 30_000,
-          })
-          .toBe(200),
+        vi.waitFor(() => fetch(`http://127.0.0.1:${port}/healthz`), { timeout: 30_000 }),
       ),
     );
   });
