@@ -14,12 +14,12 @@ const undo: (() => Promise<unknown>)[] = [];
 // Kills what is left, however this process ends.
 const guard = openGuard();
 undo.push(() => guard.close());
-let interrupted: (code: number) => void = () => {};
+// To be ended is how this is meant to end.
+let interrupted: () => void = () => {};
 const interruption = new Promise<number>((resolve) => {
-  interrupted = resolve;
+  interrupted = () => resolve(0);
 });
-process.on("SIGINT", () => interrupted(130));
-process.on("SIGTERM", () => interrupted(143));
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => interrupted());
 
 async function servers(): Promise<Record<string, string>> {
   if (kafkaAvailability() === "none") {
