@@ -40,6 +40,8 @@ export default defineConfig({
           globalSetup: ["test/fixtures/global-setup.ts"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          // Most of a test is waiting for a server: more at once than there are cores.
+          maxWorkers: 4,
           sequence: { groupOrder: 2 },
         },
       },

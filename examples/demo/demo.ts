@@ -27,8 +27,10 @@ async function main(): Promise<number> {
   const screen = openScreen(process.stdout);
   const undo: Undo = [];
   const interrupted = new Promise<number>((resolve) => {
-    process.once("SIGINT", () => resolve(130));
-    process.once("SIGTERM", () => resolve(143));
+    // Every time: what started us passes a Ctrl-C on that has reached us already, and the second one
+    // must not cut off what the first has begun.
+    process.on("SIGINT", () => resolve(130));
+    process.on("SIGTERM", () => resolve(143));
   });
   try {
     const options = parseOptions(process.argv.slice(2));

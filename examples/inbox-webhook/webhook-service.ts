@@ -27,4 +27,8 @@ async function stop(): Promise<void> {
   clearTimeout(overdue);
 }
 
-for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => void stop());
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  process.once(signal, () => void stop());
+  // A second one, which npm passes on, too, must not cut off what the first has begun.
+  process.on(signal, () => {});
+}

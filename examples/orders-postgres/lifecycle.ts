@@ -65,6 +65,8 @@ export async function live({ deadlineMs, start, stops }: Life): Promise<void> {
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.once(signal, () => void end(0, signal));
+    // A second one, which npm passes on, too, must not cut off what the first has begun.
+    process.on(signal, () => {});
   }
   try {
     await start();
