@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { settled } from "../clock-by-hand.ts";
 import type { OnceboxEvent } from "../events.ts";
 import type { Broker, BrokerConsumer, ConsumerCallbacks } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import { type ClientContext, SteadyClient } from "./client.ts";
 
-const settled = () => new Promise<void>((resolve) => setImmediate(resolve));
 const at = { topic: "orders", partition: 0 };
 const log = { start: 0n, lastStable: 0n, end: 0n };
 const silence = new Error("gave no answer");

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { settled } from "../clock-by-hand.ts";
 import { lastRecordOf } from "./chunk.ts";
-import { makeConsumer, reading, settled } from "./consumer-scene.ts";
+import { makeConsumer, reading } from "./consumer-scene.ts";
 import { offsetMetadata } from "./group-offsets.ts";
 import type { LostPositionPolicy } from "./lost-position.ts";
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { makeConsumer, orders, reading, settled } from "./consumer-scene.ts";
+import { settled } from "../clock-by-hand.ts";
+import { makeConsumer, orders, reading } from "./consumer-scene.ts";
 
 const down = async (): Promise<never> => {
   throw new Error("down");

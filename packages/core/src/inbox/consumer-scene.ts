@@ -2,11 +2,11 @@
  * A consumer on a broker and a storage of a few lines and a clock that stands still, for the tests
  * beside it. No part of the package: nothing but tests imports it.
  */
+import { clockByHand, settled } from "../clock-by-hand.ts";
 import { ClaimLostError } from "../errors.ts";
 import type { OnceboxEvent } from "../events.ts";
 import { utf8 } from "../message.ts";
 import type { Broker, ConsumerCallbacks, GroupOffset, LogState } from "../ports/broker.ts";
-import type { Clock } from "../ports/clock.ts";
 import type {
   ChunkTransaction,
   LogMark,
@@ -22,47 +22,6 @@ import type { Run } from "./handler.ts";
 
 export const orders = defineTopic({ name: "orders", value: bytes() });
 export const topicId = "topic-1";
-
-/** Everything that does not wait for the clock has happened: the fakes do no I/O. */
-export async function settled(): Promise<void> {
-  for (let turn = 0; turn < 100; turn += 1) await Promise.resolve();
-}
-
-function clockByHand() {
-  let time = 0;
-  const sleeping = new Set<{ readonly until: number; readonly wake: () => void }>();
-  const clock: Clock = {
-    now: () => time,
-    epochMs: () => 0,
-    random: () => 0.5,
-    sleep: (ms, signal) =>
-      new Promise((resolve) => {
-        if (signal?.aborted) return resolve();
-        const one = {
-          until: time + ms,
-          wake: () => {
-            sleeping.delete(one);
-            signal?.removeEventListener("abort", one.wake);
-            resolve();
-          },
-        };
-        sleeping.add(one);
-        signal?.addEventListener("abort", one.wake, { once: true });
-      }),
-  };
-  const advance = async (ms: number) => {
-    const end = time + ms;
-    for (;;) {
-      await settled();
-      const [next] = [...sleeping].sort((a, b) => a.until - b.until);
-      if (next === undefined || next.until > end) break;
-      time = next.until;
-      next.wake();
-    }
-    time = end;
-  };
-  return { clock, advance };
-}
 
 /** Hands out its clients, so that a test can speak as each of them. */
 function fakeBroker() {

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { clockByHand, settled } from "../clock-by-hand.ts";
 import type { OnceboxEvent } from "../events.ts";
 import { utf8 } from "../message.ts";
 import type { Broker, ConsumerCallbacks, ConsumerOptions } from "../ports/broker.ts";
-import type { Clock } from "../ports/clock.ts";
 import type {
   ChunkTransaction,
   PartitionClaim,
@@ -19,46 +19,6 @@ type Value = Uint8Array;
 
 const topic = defineTopic({ name: "orders", value: bytes() });
 const topicId = "topic-1";
-
-/** Everything that does not wait for the clock has happened: the fakes do no I/O. */
-const settled = () => new Promise<void>((resolve) => setImmediate(resolve));
-
-/** Stands still until it is advanced, and wakes who sleeps in the order of their times. */
-function clockByHand() {
-  let time = 0;
-  const sleeping = new Set<{ readonly until: number; readonly wake: () => void }>();
-  const clock: Clock = {
-    now: () => time,
-    epochMs: () => 0,
-    random: () => 0.5,
-    sleep: (ms, signal) =>
-      new Promise((resolve) => {
-        if (signal?.aborted) return resolve();
-        const one = {
-          until: time + ms,
-          wake: () => {
-            sleeping.delete(one);
-            signal?.removeEventListener("abort", one.wake);
-            resolve();
-          },
-        };
-        sleeping.add(one);
-        signal?.addEventListener("abort", one.wake, { once: true });
-      }),
-  };
-  const advance = async (ms: number) => {
-    const end = time + ms;
-    for (;;) {
-      await settled();
-      const [next] = [...sleeping].sort((a, b) => a.until - b.until);
-      if (next === undefined || next.until > end) break;
-      time = next.until;
-      next.wake();
-    }
-    time = end;
-  };
-  return { clock, advance };
-}
 
 /** Hands out its clients, so that a test can speak as each of them. */
 function fakeBroker() {

@@ -1,61 +1,11 @@
 import { describe, expect, it } from "vitest";
+import { clockByHand } from "../clock-by-hand.ts";
 import { BrokerError } from "../errors.ts";
 import type { OnceboxEvent } from "../events.ts";
 import { utf8 } from "../message.ts";
 import type { Broker, OutgoingRecord } from "../ports/broker.ts";
-import type { Clock } from "../ports/clock.ts";
 import type { LaneLease, LeaseRequest, OutboxRow, Storage } from "../ports/storage.ts";
 import { createOutboxRelay } from "./outbox-relay.ts";
-
-/** Everything that does not wait for the clock has happened: the fakes do no I/O. */
-const settled = () => new Promise<void>((resolve) => setImmediate(resolve));
-
-/** Far more than a relay asks for the time before it rests. */
-const looksMax = 10_000;
-
-/** Stands still until it is advanced, and wakes who sleeps in the order of their times. */
-function clockByHand() {
-  let time = 0;
-  let looks = 0;
-  const sleeping = new Set<{ readonly until: number; readonly wake: () => void }>();
-  const clock: Clock = {
-    now: () => {
-      looks += 1;
-      // A relay that goes round without a rest would hang the test instead of failing it.
-      if (looks > looksMax) throw new Error("the time was asked for without end");
-      return time;
-    },
-    epochMs: () => 0,
-    random: () => 0.5,
-    sleep: (ms, signal) =>
-      new Promise((resolve) => {
-        if (signal?.aborted) return resolve();
-        const one = {
-          until: time + ms,
-          wake: () => {
-            sleeping.delete(one);
-            signal?.removeEventListener("abort", one.wake);
-            resolve();
-          },
-        };
-        sleeping.add(one);
-        signal?.addEventListener("abort", one.wake, { once: true });
-      }),
-  };
-  const advance = async (ms: number) => {
-    const end = time + ms;
-    for (;;) {
-      await settled();
-      looks = 0;
-      const [next] = [...sleeping].sort((a, b) => a.until - b.until);
-      if (next === undefined || next.until > end) break;
-      time = next.until;
-      next.wake();
-    }
-    time = end;
-  };
-  return { clock, advance };
-}
 
 const sweepIntervalMs = 60_000;
 
