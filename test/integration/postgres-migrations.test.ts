@@ -169,3 +169,18 @@ describe("the files", () => {
     client.release(true);
   });
 });
+
+describe("the statements of docs/database.md", () => {
+  const text = readFileSync(new URL("../../docs/database.md", import.meta.url), "utf8");
+  const statements = [...text.matchAll(/^```sql\n((?:SELECT|DELETE)\b.*?)^```$/gms)].map(
+    ([, sql = ""]) => sql,
+  );
+
+  // Guards the document: a table or a column that a migration renames. Grants have a test of theirs.
+  it("run on the tables as they are", async () => {
+    const pool = database.pool();
+    await migrate(pool);
+    expect(statements.length).toBe(4);
+    for (const sql of statements) await pool.query(sql);
+  });
+});

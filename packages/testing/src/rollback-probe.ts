@@ -1,6 +1,7 @@
 /**
  * Finds handlers that write around their transaction: it runs one in a transaction that is rolled
- * back, and compares what can be seen from outside before and after. Works on any storage.
+ * back, and compares what can be seen from outside before and after. Works on any storage whose
+ * handlers wait.
  */
 import {
   createOutbox,

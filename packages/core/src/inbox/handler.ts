@@ -7,8 +7,8 @@ export interface HandlerContext {
   /** 1 for the first try of this message by this process, then counting up. */
   readonly attempt: number;
   /**
-   * Aborted when a stop runs out of time, or a session time-out after the partition was assigned
-   * anew: end at once, nothing will be committed.
+   * Aborted when the handler takes longer than `handlerTimeoutMs`, when a stop runs out of time, or a
+   * session time-out after the partition was assigned anew: end at once, nothing will be committed.
    */
   readonly signal: AbortSignal;
   /**
