@@ -6,13 +6,18 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 
 interface Report {
   readonly numPassedTests: number;
   readonly numFailedTests: number;
   readonly numPendingTests: number;
   readonly numTodoTests: number;
+  readonly testResults: readonly {
+    /** The file, with its whole path. */
+    readonly name: string;
+    readonly assertionResults: readonly { readonly status: string }[];
+  }[];
 }
 
 const root = join(import.meta.dirname, "..");
@@ -48,12 +53,21 @@ function verdict(green: boolean, report: Report | null): { line: string; pass: b
   };
 }
 
+/** One line for each file with skipped tests: what was not proved, where it is read last. */
+function skippedFiles(report: Report | null): string[] {
+  return (report?.testResults ?? []).flatMap(({ name, assertionResults }) => {
+    const run = assertionResults.filter(({ status }) => ["passed", "failed"].includes(status));
+    const skipped = assertionResults.length - run.length;
+    return skipped > 0 ? [`skipped: ${relative(root, name)} (${skipped})`] : [];
+  });
+}
+
 const folder = mkdtempSync(join(tmpdir(), "oncebox-test-"));
 try {
   const built = run("turbo", "run", "build", "--output-logs=errors-only");
   const { green, report } = built ? testReport(folder) : { green: false, report: null };
   const { line, pass } = verdict(green, report);
-  console.log(`\n${line}`);
+  console.log(["", ...skippedFiles(report).sort(), line].join("\n"));
   process.exitCode = pass ? 0 : 1;
 } finally {
   rmSync(folder, { recursive: true, force: true });

@@ -3,10 +3,11 @@ import { createConsumer, createOutbox, createOutboxRelay } from "@oncebox/core";
 import { postgresStorage } from "@oncebox/postgres";
 import { describe, expect, it } from "vitest";
 import { scene, textTopic } from "../fixtures/scene.ts";
+import { hasKafka } from "../fixtures/servers.ts";
 
 const message = textTopic("orders").message({ key: "k", value: "v" });
 
-describe("set-up", () => {
+describe.skipIf(!hasKafka())("set-up", () => {
   it("unknown, missing and impossible options come in one list", async () => {
     await using s = await scene();
     const wrong = {
@@ -109,7 +110,7 @@ describe("set-up", () => {
   });
 });
 
-describe("messages", () => {
+describe.skipIf(!hasKafka())("messages", () => {
   it("an oversized message and a reserved header write nothing, nor do the good ones beside them", async () => {
     await using s = await scene();
     const outbox = createOutbox({ storage: s.storage });

@@ -13,6 +13,7 @@ import type { FaultProxy } from "../fixtures/proxy.ts";
 import type { RequestFault } from "../fixtures/proxy-faults.ts";
 import { type PlannedFault, planFault, startDatabaseProxy } from "../fixtures/proxy-faults.ts";
 import { type Scene, scene, textTopic } from "../fixtures/scene.ts";
+import { hasKafka } from "../fixtures/servers.ts";
 
 const idleInTransactionTimeoutMs = 3_000;
 
@@ -105,7 +106,7 @@ function unknowns({ s }: Stage): number {
   return next.length;
 }
 
-describe("B1: COMMITs that are cut", () => {
+describe.skipIf(!hasKafka())("B1: COMMITs that are cut", () => {
   // Guards #setBack "unknown" (core/inbox/partition.ts) and the claim's wait for the row.
   // The row's position would save what is run again under an old claim: see the last control.
   it("ten before the server and ten behind it: each message has one effect", async () => {
@@ -138,7 +139,7 @@ describe("B1: COMMITs that are cut", () => {
   });
 });
 
-describe("B1: COMMITs that arrive late", () => {
+describe.skipIf(!hasKafka())("B1: COMMITs that arrive late", () => {
   // Guards the claim's wait: who reads the row before the transaction has ended reads what is not so.
   it("while the transaction is open: they count, and nothing is run again", async () => {
     await using at = await stage(false);
@@ -207,7 +208,7 @@ function presuming(storage: Storage<ClientBase>, wrong: Wrong, looks: boolean) {
   return { ...storage, open };
 }
 
-describe("B1: controls that must be caught", () => {
+describe.skipIf(!hasKafka())("B1: controls that must be caught", () => {
   const cuts = 4;
   const outcomeOf = async (wrong: Wrong, looks: boolean) => {
     await using at = await stage(false);

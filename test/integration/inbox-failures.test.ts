@@ -4,8 +4,9 @@ import { HandlerError } from "@oncebox/core";
 import { describe, expect, it } from "vitest";
 import { startPostgres } from "../fixtures/postgres.ts";
 import { scene, textTopic } from "../fixtures/scene.ts";
+import { hasKafka } from "../fixtures/servers.ts";
 
-describe("a failing handler (onFailure: block)", () => {
+describe.skipIf(!hasKafka())("a failing handler (onFailure: block)", () => {
   it("commits the good messages before it, waits for it visibly, and holds no other partition", async () => {
     await using s = await scene({ partitions: 2 });
     let broken = true;
@@ -112,7 +113,7 @@ describe("a failing handler (onFailure: block)", () => {
   });
 });
 
-describe("trouble of the database spends no attempt", () => {
+describe.skipIf(!hasKafka())("trouble of the database spends no attempt", () => {
   it("B4: a deadlock victim's chunk runs again", async () => {
     await using s = await scene();
     await s.pool.query("CREATE TABLE shared (id int PRIMARY KEY, n int)");
@@ -188,7 +189,7 @@ describe("trouble of the database spends no attempt", () => {
   });
 });
 
-describe("fenced", () => {
+describe.skipIf(!hasKafka())("fenced", () => {
   it("a claim taken over: nothing is written under the old one, then it is claimed again", async () => {
     await using s = await scene();
     const consumer = s.bareConsumer();
@@ -227,7 +228,7 @@ describe("fenced", () => {
   });
 });
 
-describe("another assignment", () => {
+describe.skipIf(!hasKafka())("another assignment", () => {
   // Guards #cutLater (partition.ts). One hung handler ends at its own time; many slow ones do not.
   it("A10: a slow chunk does not keep its connection and its permit beyond the session", async () => {
     await using s = await scene({ partitions: 2 });
@@ -261,7 +262,7 @@ describe("another assignment", () => {
   });
 });
 
-describe("stopping", () => {
+describe.skipIf(!hasKafka())("stopping", () => {
   it("A8: finishes the running chunk, commits the group's offset, starts nothing new", async () => {
     await using s = await scene();
     let release = () => {};

@@ -3,10 +3,11 @@ import { createInbox, createOutbox, defineTopic, json } from "@oncebox/core";
 import kafkajs from "kafkajs";
 import { describe, expect, it } from "vitest";
 import { scene, textTopic } from "../fixtures/scene.ts";
+import { hasKafka } from "../fixtures/servers.ts";
 
 const { CompressionCodecs, CompressionTypes } = kafkajs;
 
-describe("from records to effects", () => {
+describe.skipIf(!hasKafka())("from records to effects", () => {
   it("applies each message once, moves the row, then the group's offset", async () => {
     await using s = await scene({ partitions: 2 });
     await s.produce(0, "a", "b");
@@ -80,7 +81,7 @@ describe("from records to effects", () => {
   });
 });
 
-describe("positions without records", () => {
+describe.skipIf(!hasKafka())("positions without records", () => {
   it("one aborted transaction alone in a fetch, then an ordinary record: it arrives", async () => {
     await using s = await scene();
     await s.consumer().start();
@@ -151,7 +152,7 @@ describe("positions without records", () => {
   });
 });
 
-describe("partitions and bytes of another kind", () => {
+describe.skipIf(!hasKafka())("partitions and bytes of another kind", () => {
   it("D6: an added partition begins at 0, and what retention took of it meanwhile is told", async () => {
     await using s = await scene();
     await s.produce(0, "a");
@@ -204,7 +205,7 @@ describe("partitions and bytes of another kind", () => {
   });
 });
 
-describe("messages written by handlers", () => {
+describe.skipIf(!hasKafka())("messages written by handlers", () => {
   it("go out with the chunk, with ids that derive from the incoming message", async () => {
     await using s = await scene();
     const paid = defineTopic({ name: "orders.paid", value: json<{ order: string }>() });
@@ -231,7 +232,7 @@ describe("messages written by handlers", () => {
   });
 });
 
-describe("inbox.once", () => {
+describe.skipIf(!hasKafka())("inbox.once", () => {
   it("records an id of another source once, with the caller's own writes", async () => {
     await using s = await scene();
     const inbox = createInbox({ name: "webhooks", storage: s.storage });
@@ -260,7 +261,7 @@ describe("inbox.once", () => {
   });
 });
 
-describe("outbox", () => {
+describe.skipIf(!hasKafka())("outbox", () => {
   it("writes nothing when the business transaction rolls back", async () => {
     await using s = await scene();
     const outbox = createOutbox({ storage: s.storage });

@@ -7,7 +7,7 @@ import { createOperator, type OnceboxEvent } from "@oncebox/core";
 import { expect, it } from "vitest";
 import { openTransaction } from "../fixtures/kafka-transactions.ts";
 import { type Scene, scene, textTopic } from "../fixtures/scene.ts";
-import { testTopic } from "../fixtures/servers.ts";
+import { hasKafka, testTopic } from "../fixtures/servers.ts";
 import { createTopic } from "../fixtures/topics.ts";
 
 const numbers = (from: number, to: number, name = "m") =>
@@ -73,7 +73,7 @@ const displacedWith = (s: Scene, topic: string, code: string, since = 0) =>
 /** The issue counts a change from 2 s after the last fetch; nothing here depends on it. */
 const afterTheLastFetchMs = 2_000;
 
-it.each(["running", "paused", "stopped"] as const)(
+it.skipIf(!hasKafka()).each(["running", "paused", "stopped"] as const)(
   "D4: a topic made anew while the consumer was %s, filled below, to and past the position",
   async (state) => {
     await using s = await scene();
@@ -119,7 +119,7 @@ it.each(["running", "paused", "stopped"] as const)(
   },
 );
 
-it.each(["running", "stopped"] as const)(
+it.skipIf(!hasKafka()).each(["running", "stopped"] as const)(
   "D3: records deleted below the position of a consumer that was %s",
   async (state) => {
     await using s = await scene();
@@ -150,103 +150,118 @@ it.each(["running", "stopped"] as const)(
   },
 );
 
-it("D3: records deleted up to the position lose nothing: the consumer goes on", async () => {
-  await using s = await scene();
-  await s.send(s.topic, ...numbers(0, 10));
-  const first = consumerOf(s, [s.topic]);
-  await first.start();
-  await s.effectsReach(10);
-  await first.stop();
-  await s.send(s.topic, "next");
-  await deletedBelow(s, s.topic, 10);
-  await consumerOf(s, [s.topic]).start();
-  const unknown = await s.ear.waitFor("inbox.continuity-unknown");
-  expect(unknown.offset).toBe(9n);
-  expect((await s.effectsReach(11)).at(-1)).toBe("next");
-});
+it.skipIf(!hasKafka())(
+  "D3: records deleted up to the position lose nothing: the consumer goes on",
+  async () => {
+    await using s = await scene();
+    await s.send(s.topic, ...numbers(0, 10));
+    const first = consumerOf(s, [s.topic]);
+    await first.start();
+    await s.effectsReach(10);
+    await first.stop();
+    await s.send(s.topic, "next");
+    await deletedBelow(s, s.topic, 10);
+    await consumerOf(s, [s.topic]).start();
+    const unknown = await s.ear.waitFor("inbox.continuity-unknown");
+    expect(unknown.offset).toBe(9n);
+    expect((await s.effectsReach(11)).at(-1)).toBe("next");
+  },
+);
 
-it("D2: another record where the last one was: found also where nobody tells the topic's id", async () => {
-  await using s = await scene();
-  await s.send(s.topic, ...numbers(0, 10));
-  const first = consumerOf(s, [s.topic]);
-  await first.start();
-  await s.effectsReach(10);
-  await first.stop();
-  await madeAnew(s, [s.topic]);
-  await s.send(s.topic, ...numbers(0, 15, "new"));
-  // As a row written before there were ids, or a log restored under the same id.
-  await s.pool.query("UPDATE oncebox.inbox_partitions SET topic_id = NULL, leader_epoch = NULL");
-  await consumerOf(s, [s.topic]).start();
-  const { error } = await displacedWith(s, s.topic, "record-changed");
-  expect(error.details).toMatchObject({ position: 10n, offset: 9n });
-  expect(await s.effects()).toHaveLength(10);
-});
+it.skipIf(!hasKafka())(
+  "D2: another record where the last one was: found also where nobody tells the topic's id",
+  async () => {
+    await using s = await scene();
+    await s.send(s.topic, ...numbers(0, 10));
+    const first = consumerOf(s, [s.topic]);
+    await first.start();
+    await s.effectsReach(10);
+    await first.stop();
+    await madeAnew(s, [s.topic]);
+    await s.send(s.topic, ...numbers(0, 15, "new"));
+    // As a row written before there were ids, or a log restored under the same id.
+    await s.pool.query("UPDATE oncebox.inbox_partitions SET topic_id = NULL, leader_epoch = NULL");
+    await consumerOf(s, [s.topic]).start();
+    const { error } = await displacedWith(s, s.topic, "record-changed");
+    expect(error.details).toMatchObject({ position: 10n, offset: 9n });
+    expect(await s.effects()).toHaveLength(10);
+  },
+);
 
-it("a policy goes on by itself: lost messages are skipped, a new topic is read, ids stay seen", async () => {
-  await using s = await scene();
-  const anew = await testTopic(s.kafka);
-  const topics = [s.topic, anew];
-  const withIds = (from: number, to: number) =>
-    numbers(from, to, "id").map((value) => ({ value, headers: { id: value } }));
-  await s.send(s.topic, ...numbers(0, 10));
-  await s.send(anew, ...withIds(0, 5));
-  const first = consumerOf(s, topics);
-  await first.start();
-  await s.effectsReach(15);
-  await first.stop();
-  await s.send(s.topic, ...numbers(10, 20));
-  await deletedBelow(s, s.topic, 15);
-  await madeAnew(s, [anew]);
-  // The same messages at the same offsets, and two more: only these are new.
-  await s.send(anew, ...withIds(0, 7));
-  const onLostPosition = { deleted: "go-on", recreated: "go-on" };
-  await consumerOf(s, topics, { onLostPosition }).start();
-  const effects = (await s.effectsReach(22)).slice(15);
-  expect(effects.filter((value) => value.startsWith("m"))).toEqual(numbers(15, 20));
-  expect(effects.filter((value) => value.startsWith("id"))).toEqual(numbers(5, 7, "id"));
-  const operator = createOperator({ storage: s.storage, broker: s.broker, actor: "ann" });
-  const history = await operator.history({ consumer: s.name });
-  expect(history.map(({ action, actor }) => [action, actor.startsWith("policy of ")])).toEqual([
-    ["seek", true],
-    ["seek", true],
-  ]);
-});
+it.skipIf(!hasKafka())(
+  "a policy goes on by itself: lost messages are skipped, a new topic is read, ids stay seen",
+  async () => {
+    await using s = await scene();
+    const anew = await testTopic(s.kafka);
+    const topics = [s.topic, anew];
+    const withIds = (from: number, to: number) =>
+      numbers(from, to, "id").map((value) => ({ value, headers: { id: value } }));
+    await s.send(s.topic, ...numbers(0, 10));
+    await s.send(anew, ...withIds(0, 5));
+    const first = consumerOf(s, topics);
+    await first.start();
+    await s.effectsReach(15);
+    await first.stop();
+    await s.send(s.topic, ...numbers(10, 20));
+    await deletedBelow(s, s.topic, 15);
+    await madeAnew(s, [anew]);
+    // The same messages at the same offsets, and two more: only these are new.
+    await s.send(anew, ...withIds(0, 7));
+    const onLostPosition = { deleted: "go-on", recreated: "go-on" };
+    await consumerOf(s, topics, { onLostPosition }).start();
+    const effects = (await s.effectsReach(22)).slice(15);
+    expect(effects.filter((value) => value.startsWith("m"))).toEqual(numbers(15, 20));
+    expect(effects.filter((value) => value.startsWith("id"))).toEqual(numbers(5, 7, "id"));
+    const operator = createOperator({ storage: s.storage, broker: s.broker, actor: "ann" });
+    const history = await operator.history({ consumer: s.name });
+    expect(history.map(({ action, actor }) => [action, actor.startsWith("policy of ")])).toEqual([
+      ["seek", true],
+      ["seek", true],
+    ]);
+  },
+);
 
 // Guards the report of a missing topic (fetch-answer.ts) and `requireTopics: false`.
-it("D7: one of two topics is deleted: reported, and the other goes on", async () => {
-  await using s = await scene();
-  const gone = await testTopic(s.kafka);
-  const consumer = consumerOf(s, [s.topic, gone]);
-  await s.send(s.topic, "a");
-  await s.send(gone, "b");
-  await consumer.start();
-  await s.effectsReach(2);
-  await withAdmin(s, (admin) => admin.deleteTopics({ topics: [gone] }));
-  const { error } = await displacedWith(s, gone, "topic-deleted");
-  expect(error.details).toMatchObject({ topic: gone, position: 1n });
-  await s.send(s.topic, "c", "d");
-  expect((await s.effectsReach(4)).slice(2)).toEqual(["c", "d"]);
-  expect(s.ear.heard.map(({ type }) => type)).not.toContain("inbox.client-rebuilt");
-});
+it.skipIf(!hasKafka())(
+  "D7: one of two topics is deleted: reported, and the other goes on",
+  async () => {
+    await using s = await scene();
+    const gone = await testTopic(s.kafka);
+    const consumer = consumerOf(s, [s.topic, gone]);
+    await s.send(s.topic, "a");
+    await s.send(gone, "b");
+    await consumer.start();
+    await s.effectsReach(2);
+    await withAdmin(s, (admin) => admin.deleteTopics({ topics: [gone] }));
+    const { error } = await displacedWith(s, gone, "topic-deleted");
+    expect(error.details).toMatchObject({ topic: gone, position: 1n });
+    await s.send(s.topic, "c", "d");
+    expect((await s.effectsReach(4)).slice(2)).toEqual(["c", "d"]);
+    expect(s.ear.heard.map(({ type }) => type)).not.toContain("inbox.client-rebuilt");
+  },
+);
 
 // Guards #watchTransactions (reader.ts): the log grows and nothing can be read.
-it("D9: a hanging transaction is reported; what stands behind it comes when it has ended", async () => {
-  await using s = await scene();
-  await s.produce(0, "before");
-  const hanging = await openTransaction(s.kafka, s.topic, [{ partition: 0, value: "hanging" }]);
-  await s.produce(0, "behind");
-  await s.consumer({ hangingTransactionAfterMs: 1_000 }).start();
-  const told = await s.ear.waitFor("inbox.transaction-hanging");
-  expect(told).toMatchObject({ partition: 0, lastStable: 1n, logEnd: 3n });
-  expect(told.ms).toBeGreaterThanOrEqual(1_000);
-  expect(await s.effects()).toEqual(["before"]);
-  await hanging.abort();
-  expect(await s.effectsReach(2)).toEqual(["before", "behind"]);
-});
+it.skipIf(!hasKafka())(
+  "D9: a hanging transaction is reported; what stands behind it comes when it has ended",
+  async () => {
+    await using s = await scene();
+    await s.produce(0, "before");
+    const hanging = await openTransaction(s.kafka, s.topic, [{ partition: 0, value: "hanging" }]);
+    await s.produce(0, "behind");
+    await s.consumer({ hangingTransactionAfterMs: 1_000 }).start();
+    const told = await s.ear.waitFor("inbox.transaction-hanging");
+    expect(told).toMatchObject({ partition: 0, lastStable: 1n, logEnd: 3n });
+    expect(told.ms).toBeGreaterThanOrEqual(1_000);
+    expect(await s.effects()).toEqual(["before"]);
+    await hanging.abort();
+    expect(await s.effectsReach(2)).toEqual(["before", "behind"]);
+  },
+);
 
 // Guards the ids of a replay (ids.ts): those of the first time stand at other offsets here, so that
 // the rule of own positions does not help.
-it.each([
+it.skipIf(!hasKafka()).each([
   [true, ["new", "a", "b"]],
   [false, ["new"]],
 ])(

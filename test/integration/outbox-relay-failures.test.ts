@@ -22,12 +22,12 @@ import {
   writers,
 } from "../fixtures/outbox-scene.ts";
 import { ear } from "../fixtures/scene.ts";
-import { uniqueName } from "../fixtures/servers.ts";
+import { hasKafka, uniqueName } from "../fixtures/servers.ts";
 
 const eventsOf = <T extends OnceboxEvent["type"]>(heard: readonly OnceboxEvent[], type: T) =>
   heard.filter((event): event is OnceboxEvent & { type: T } => event.type === type);
 
-describe("lanes", () => {
+describe.skipIf(!hasKafka())("lanes", () => {
   it("are shared by two relays, and taken over when one stops", async () => {
     await using s = await outboxScene();
     const topic = await s.topic({ partitions: 3 });
@@ -168,7 +168,7 @@ describe("lanes", () => {
   });
 });
 
-describe("failures", () => {
+describe.skipIf(!hasKafka())("failures", () => {
   it("of acknowledgements repeat messages, with the same ids and never out of order", async () => {
     await using s = await outboxScene();
     const topic = await s.topic({ partitions: 3 });

@@ -11,8 +11,9 @@ import {
   publishing,
   writers,
 } from "../fixtures/outbox-scene.ts";
+import { hasKafka } from "../fixtures/servers.ts";
 
-describe("what the relay publishes", () => {
+describe.skipIf(!hasKafka())("what the relay publishes", () => {
   it("keeps the order of each key, with writers at once and two relays", async () => {
     await using s = await outboxScene();
     const topic = await s.topic({ partitions: 3 });
@@ -86,7 +87,7 @@ describe("what the relay publishes", () => {
   });
 });
 
-describe("a batch on its way", () => {
+describe.skipIf(!hasKafka())("a batch on its way", () => {
   it("does not hold up reading the next and deleting the last, and is alone on its way", async () => {
     await using s = await outboxScene();
     const topic = await s.topic();
@@ -130,7 +131,7 @@ describe("a batch on its way", () => {
   });
 });
 
-describe("waking", () => {
+describe.skipIf(!hasKafka())("waking", () => {
   // With a poll once a minute and a wait of 30 s at most, only a wake-up can be what publishes.
   const pollIdleMs = 60_000;
 
@@ -193,7 +194,7 @@ describe("waking", () => {
   });
 });
 
-describe("stopping", () => {
+describe.skipIf(!hasKafka())("stopping", () => {
   it("in the middle of a batch lets it end and settles it, and starts no other", async () => {
     await using s = await outboxScene();
     const topic = await s.topic();

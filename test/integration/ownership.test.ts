@@ -3,6 +3,7 @@ import type { Broker, ConsumerCallbacks, RecordBatch } from "@oncebox/core";
 import { PermanentError } from "@oncebox/core";
 import { describe, expect, it } from "vitest";
 import { scene, textTopic } from "../fixtures/scene.ts";
+import { hasKafka } from "../fixtures/servers.ts";
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -14,7 +15,7 @@ function listening(broker: Broker, change: (callbacks: ConsumerCallbacks) => Con
   } satisfies Broker;
 }
 
-describe("a partition changes hands", () => {
+describe.skipIf(!hasKafka())("a partition changes hands", () => {
   // Guards the idle time-out that a chunk sets (postgres/chunk.ts) and the bounded wait of a claim. A
   // frozen process runs no timers either: here nobody but the database can end the transaction.
   it("A3: the owner freezes inside its transaction: the next one says who blocks, then goes on", async () => {
@@ -118,44 +119,47 @@ describe("a partition changes hands", () => {
 });
 
 // Guards the limits of the buffer (buffer.ts): a partition that is full is left out of the fetch.
-it("A13: what waits for a slow handler is bounded by bytes, whatever the backlog", async () => {
-  await using s = await scene();
-  const big = "x".repeat(256 * 1024);
-  const count = 48;
-  for (let sent = 0; sent < count; sent += 3) {
-    await s.produce(0, ...Array.from({ length: 3 }, (_, i) => `${sent + i} ${big}`));
-  }
-  let fetched = 0;
-  let handled = 0;
-  let most = 0;
-  const size = (batch: RecordBatch) =>
-    batch.records.reduce((sum, { value }) => sum + (value?.length ?? 0), 0);
-  const broker = listening(s.broker, (given) => ({
-    ...given,
-    deliver: (batch) => {
-      fetched += size(batch);
-      most = Math.max(most, fetched - handled);
-      given.deliver(batch);
-    },
-  }));
-  const bufferBytesMax = 2 * 2 ** 20;
-  const consumer = s
-    .bareConsumer({ broker, bufferBytesMax, chunkSizeMax: 1 })
-    .handle(textTopic(s.topic), async ({ value }, tx) => {
-      await pause(20);
-      await tx.query("INSERT INTO effects (value) VALUES ($1)", [value.split(" ")[0]]);
-      handled += value.length;
-    });
-  await consumer.start();
-  await s.effectsReach(count);
-  // One batch may go over it, and a fetch of one partition brings at most 1 MiB.
-  expect(most).toBeLessThanOrEqual(bufferBytesMax + 2 ** 20 + big.length);
-  expect(most).toBeGreaterThan(bufferBytesMax / 2);
-});
+it.skipIf(!hasKafka())(
+  "A13: what waits for a slow handler is bounded by bytes, whatever the backlog",
+  async () => {
+    await using s = await scene();
+    const big = "x".repeat(256 * 1024);
+    const count = 48;
+    for (let sent = 0; sent < count; sent += 3) {
+      await s.produce(0, ...Array.from({ length: 3 }, (_, i) => `${sent + i} ${big}`));
+    }
+    let fetched = 0;
+    let handled = 0;
+    let most = 0;
+    const size = (batch: RecordBatch) =>
+      batch.records.reduce((sum, { value }) => sum + (value?.length ?? 0), 0);
+    const broker = listening(s.broker, (given) => ({
+      ...given,
+      deliver: (batch) => {
+        fetched += size(batch);
+        most = Math.max(most, fetched - handled);
+        given.deliver(batch);
+      },
+    }));
+    const bufferBytesMax = 2 * 2 ** 20;
+    const consumer = s
+      .bareConsumer({ broker, bufferBytesMax, chunkSizeMax: 1 })
+      .handle(textTopic(s.topic), async ({ value }, tx) => {
+        await pause(20);
+        await tx.query("INSERT INTO effects (value) VALUES ($1)", [value.split(" ")[0]]);
+        handled += value.length;
+      });
+    await consumer.start();
+    await s.effectsReach(count);
+    // One batch may go over it, and a fetch of one partition brings at most 1 MiB.
+    expect(most).toBeLessThanOrEqual(bufferBytesMax + 2 ** 20 + big.length);
+    expect(most).toBeGreaterThan(bufferBytesMax / 2);
+  },
+);
 
 // Guards the one place where a handler's error is caught (chunk.ts): kafkajs would end a consumer for
 // good on a TypeError, a RangeError or anything with `retriable: false`.
-it("whatever a handler throws, the client never hears of it", async () => {
+it.skipIf(!hasKafka())("whatever a handler throws, the client never hears of it", async () => {
   await using s = await scene();
   const named = (name: string, more: object) => Object.assign(new Error(name), { name }, more);
   const thrown: unknown[] = [
@@ -196,21 +200,24 @@ it("whatever a handler throws, the client never hears of it", async () => {
 });
 
 // Guards handlerTimeoutMs (handler-time.ts).
-it("A10: a handler that hangs is cut, and its message tried again, without a rebalance", async () => {
-  await using s = await scene();
-  const signals: AbortSignal[] = [];
-  const consumer = s
-    .bareConsumer({ handlerTimeoutMs: 300 })
-    .handle(textTopic(s.topic), async ({ value }, tx, { attempt, signal }) => {
-      await tx.query("INSERT INTO effects (value, attempt) VALUES ($1, $2)", [value, attempt]);
-      signals.push(signal);
-      if (attempt === 1 && value === "hangs") await new Promise(() => {});
-    });
-  await s.produce(0, "fine", "hangs", "behind");
-  await consumer.start();
-  const { error, offset } = await s.ear.waitFor("inbox.blocked");
-  expect({ code: error.code, offset }).toEqual({ code: "handler-timed-out", offset: 1n });
-  expect(await s.effectsReach(3)).toEqual(["fine", "hangs", "behind"]);
-  expect(signals[1]?.aborted).toBe(true);
-  expect(s.ear.heard.filter(({ type }) => type === "inbox.assigned")).toHaveLength(1);
-});
+it.skipIf(!hasKafka())(
+  "A10: a handler that hangs is cut, and its message tried again, without a rebalance",
+  async () => {
+    await using s = await scene();
+    const signals: AbortSignal[] = [];
+    const consumer = s
+      .bareConsumer({ handlerTimeoutMs: 300 })
+      .handle(textTopic(s.topic), async ({ value }, tx, { attempt, signal }) => {
+        await tx.query("INSERT INTO effects (value, attempt) VALUES ($1, $2)", [value, attempt]);
+        signals.push(signal);
+        if (attempt === 1 && value === "hangs") await new Promise(() => {});
+      });
+    await s.produce(0, "fine", "hangs", "behind");
+    await consumer.start();
+    const { error, offset } = await s.ear.waitFor("inbox.blocked");
+    expect({ code: error.code, offset }).toEqual({ code: "handler-timed-out", offset: 1n });
+    expect(await s.effectsReach(3)).toEqual(["fine", "hangs", "behind"]);
+    expect(signals[1]?.aborted).toBe(true);
+    expect(s.ear.heard.filter(({ type }) => type === "inbox.assigned")).toHaveLength(1);
+  },
+);

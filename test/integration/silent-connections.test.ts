@@ -10,7 +10,7 @@ import { spawnWorker } from "../fixtures/child.ts";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { message, outboxScene } from "../fixtures/outbox-scene.ts";
 import { type Scene, scene } from "../fixtures/scene.ts";
-import { testDatabase } from "../fixtures/servers.ts";
+import { hasKafka, testDatabase } from "../fixtures/servers.ts";
 import { claimOf, noMark, type PlaceOptions, place, recordAt } from "./postgres-place.ts";
 
 const answerTimeoutMs = 600;
@@ -171,7 +171,7 @@ function storageBehind(s: Pick<Scene, "morePool">, hole: BlackHole, pipeline = t
   return postgresStorage({ pool, ...times });
 }
 
-describe("B17: a consumer", () => {
+describe.skipIf(!hasKafka())("B17: a consumer", () => {
   const values = Array.from({ length: 60 }, (_, i) => `m${i}`);
   // Named as they go over the wire: the text of COMMIT, the names of prepared statements.
   it.each(["COMMIT\0", "oncebox_open", "oncebox_advance"])(
@@ -215,31 +215,34 @@ describe("B17: a consumer", () => {
   );
 });
 
-it("B17: a relay whose database falls silent keeps trying, and goes on by itself", async () => {
-  await using s = await outboxScene();
-  const topic = await s.topic();
-  const hole = await startBlackHole(s.databaseUrl);
-  const storage = storageBehind(s, hole);
-  try {
-    const relay = s.relay({ storage });
-    await relay.start();
-    const send = (from: number) =>
-      s.enqueue(...[0, 1, 2].map((i) => message(topic, "k", String(from + i))));
-    await send(0);
-    await s.published(3);
-    await hole.begin();
-    await send(3);
-    const trouble = await s.ear.waitFor("outbox.trouble");
-    const since = s.ear.heard.length;
-    await s.ear.waitFor("outbox.trouble", () => true, since);
-    expect(String(trouble.error)).toContain("did not answer");
-    hole.end();
-    await s.drained();
-    const log = await s.log(topic);
-    expect([...new Set(log.map(({ value }) => value))]).toEqual(["0", "1", "2", "3", "4", "5"]);
-    await relay.stop();
-  } finally {
-    await storage.close();
-    await hole.close();
-  }
-});
+it.skipIf(!hasKafka())(
+  "B17: a relay whose database falls silent keeps trying, and goes on by itself",
+  async () => {
+    await using s = await outboxScene();
+    const topic = await s.topic();
+    const hole = await startBlackHole(s.databaseUrl);
+    const storage = storageBehind(s, hole);
+    try {
+      const relay = s.relay({ storage });
+      await relay.start();
+      const send = (from: number) =>
+        s.enqueue(...[0, 1, 2].map((i) => message(topic, "k", String(from + i))));
+      await send(0);
+      await s.published(3);
+      await hole.begin();
+      await send(3);
+      const trouble = await s.ear.waitFor("outbox.trouble");
+      const since = s.ear.heard.length;
+      await s.ear.waitFor("outbox.trouble", () => true, since);
+      expect(String(trouble.error)).toContain("did not answer");
+      hole.end();
+      await s.drained();
+      const log = await s.log(topic);
+      expect([...new Set(log.map(({ value }) => value))]).toEqual(["0", "1", "2", "3", "4", "5"]);
+      await relay.stop();
+    } finally {
+      await storage.close();
+      await hole.close();
+    }
+  },
+);
