@@ -9,8 +9,10 @@ export function library(entry: Record<string, string>, options: Options = {}) {
     entry,
     format: ["esm", "cjs"],
     splitting: true,
-    sourcemap: true,
-    // Not cleaned first: whoever runs tests beside a build would find nothing for a moment.
+    // docs/decisions/0020: `npx tsup --sourcemap` in a package's folder makes them for a debugger.
+    sourcemap: false,
+    // Not cleaned first: whoever runs tests beside a build would find nothing for a moment. What
+    // earlier builds left goes at the end, by scripts/prune-dist.mjs.
     clean: false,
     target: "node20",
     treeshake: true,

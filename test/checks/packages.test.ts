@@ -2,7 +2,6 @@
  * What users get: each package packed as for a release, installed into a project of ESM and into one
  * of CommonJS, and used there. Nothing is fetched: peers are linked from the repository.
  */
-import { spawnSync } from "node:child_process";
 import {
   cpSync,
   mkdirSync,
@@ -13,18 +12,29 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import ts from "typescript";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { read, root } from "./documents.ts";
+import {
+  environmentIn,
+  type Packed,
+  packAll,
+  packageNames,
+  run,
+  sourceOf,
+} from "../fixtures/packed.ts";
+import { blockOf, read, root } from "./documents.ts";
 
-/** Most kilobytes of each package's tarball: about a quarter above what it was when last set. */
+/**
+ * Most kilobytes of each package's tarball: about a quarter above what it was when last set, so that
+ * neither source maps nor a chunk that an earlier build left has room.
+ */
 const tarballKbMax: Readonly<Record<string, number>> = {
-  core: 430,
-  kafkajs: 210,
-  postgres: 270,
-  sqlite: 120,
-  testing: 500,
+  core: 143,
+  kafkajs: 62,
+  postgres: 90,
+  sqlite: 44,
+  testing: 174,
 };
 
 /** Every name that can be imported, and one thing it must have. */
@@ -40,22 +50,15 @@ const entries: Readonly<Record<string, string>> = {
 
 const peers = ["better-sqlite3", "kafkajs", "knex", "pg"];
 
-interface Packed {
-  readonly name: string;
-  readonly filename: string;
-  readonly size: number;
-  readonly files: readonly { readonly path: string }[];
-}
-
 interface Manifest {
   readonly name: string;
   readonly exports: Readonly<Record<string, unknown>>;
   readonly peerDependencies?: Readonly<Record<string, string>>;
 }
 
-const names = readdirSync(join(root, "packages"));
 // Resolved, because paths are compared with what Node resolves.
 const temp = realpathSync(mkdtempSync(join(tmpdir(), "oncebox-packages-")));
+const environment = { ...environmentIn(temp), NODE_ENV: "production" };
 const projects = { esm: join(temp, "esm"), cjs: join(temp, "cjs") };
 let packed: readonly Packed[] = [];
 
@@ -63,93 +66,24 @@ function manifestOf(name: string): Manifest {
   return JSON.parse(read(`packages/${name}/package.json`)) as Manifest;
 }
 
-/** Standard output; an error with everything that was said where the command fails. */
-function run(cwd: string, command: string, ...args: readonly string[]): string {
-  // Settings of the npm that runs these tests would make another folder the project.
-  const env = Object.fromEntries(
-    Object.entries(process.env).filter(([key]) => !/^npm_/i.test(key)),
-  );
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    cwd,
-    encoding: "utf8",
-    env: { ...env, NODE_ENV: "production", NO_COLOR: "1" },
-    timeout: 60_000,
-  });
-  if (status !== 0) {
-    throw new Error(`${command} exited ${status}\n${stdout}\n${stderr}`, { cause: error });
-  }
-  return stdout;
-}
-
-/** With a cache that is empty, and offline: whatever is not linked or packed is an error. */
-function npm(cwd: string, ...args: readonly string[]): string {
-  const quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"];
-  const alone = ["--offline", "--ignore-scripts", `--cache=${join(temp, "cache")}`];
-  return run(cwd, "npm", ...args, ...quiet, ...alone);
-}
-
-/** Files of a build that no entry leads to. Builds do not clean up, so earlier ones leave chunks. */
-function leftovers(name: string): ReadonlySet<string> {
-  const folder = join(root, "packages", name, "dist");
-  const all = readdirSync(folder);
-  const stemOf = (file: string) => file.split(".", 1)[0] ?? "";
-  const reached = new Set<string>();
-  const waiting = [...JSON.stringify(manifestOf(name).exports).matchAll(/dist\/([\w-]+)\./g)];
-  for (let found = waiting.pop(); found !== undefined; found = waiting.pop()) {
-    const stem = found[1] ?? "";
-    if (reached.has(stem)) continue;
-    reached.add(stem);
-    for (const file of all.filter((file) => stemOf(file) === stem && !file.endsWith(".map"))) {
-      const code = read(`packages/${name}/dist/${file}`);
-      waiting.push(...code.matchAll(/["']\.\/([\w-]+)\.c?js["']/g));
-    }
-  }
-  return new Set(all.filter((file) => !reached.has(stemOf(file))).map((f) => join(folder, f)));
-}
-
-/** As a clean checkout would have it, with all that is not to be published beside it. */
-function pack(): readonly Packed[] {
-  const staged = names.map((name) => {
-    const gone = leftovers(name);
-    const folder = join(temp, "staged", name);
-    cpSync(join(root, "packages", name), folder, {
-      recursive: true,
-      filter: (path) => !gone.has(path) && !/^(?:node_modules|\.turbo)$/.test(basename(path)),
-    });
-    return folder;
-  });
-  // A list, or an object by name: that depends on the version of npm.
-  const said: unknown = JSON.parse(npm(temp, "pack", ...staged, "--json"));
-  return Object.values(said as Record<string, Packed>);
-}
-
 /** Plain dependencies, so npm holds the linked peers against the ranges that the packages ask for. */
 function install(folder: string, type: "module" | "commonjs"): void {
-  const linked = peers.map((peer) => [peer, `file:${join(root, "node_modules", peer)}`] as const);
-  const tarballs = packed.map(
-    ({ name, filename }) => [name, `file:${join(temp, filename)}`] as const,
+  const wanted = [...packed.map(({ name }) => name), ...peers];
+  const dependencies = Object.fromEntries(
+    wanted.map((name) => [name, sourceOf(name, temp, packed)]),
   );
-  const dependencies = Object.fromEntries([...tarballs, ...linked]);
   mkdirSync(folder);
   writeFileSync(
     join(folder, "package.json"),
     JSON.stringify({ name: "shop", version: "1.0.0", private: true, type, dependencies }),
   );
-  npm(folder, "install");
+  run(folder, environment, "npm", "install");
 }
 
 /** Runs as a file of the project, because that is what its imports are resolved from. */
 function runIn(folder: string, file: string, code: string): string {
   writeFileSync(join(folder, file), code);
-  return run(folder, process.execPath, file);
-}
-
-/** The first block of a language below a heading. */
-function blockOf(path: string, heading: string, language: string): string {
-  const section = read(path).split(`## ${heading}\n`)[1]?.split(/^## /m)[0] ?? "";
-  const block = new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "ms").exec(section)?.[1];
-  if (block === undefined) throw new Error(`${path}: no ${language} under ${heading}`);
-  return block;
+  return run(folder, environment, process.execPath, file);
 }
 
 function javascript(code: string, module: ts.ModuleKind): string {
@@ -177,7 +111,7 @@ const acrossCopies = `
   console.log(checks.length, checks.every(Boolean));`;
 
 beforeAll(() => {
-  packed = pack();
+  packed = packAll(temp);
   install(projects.esm, "module");
   install(projects.cjs, "commonjs");
 }, 60_000);
@@ -186,7 +120,7 @@ afterAll(() => {
   rmSync(temp, { recursive: true, force: true });
 });
 
-describe.each(names)("the tarball of @oncebox/%s", (name) => {
+describe.each(packageNames)("the tarball of @oncebox/%s", (name) => {
   const tarball = () => {
     const found = packed.find((one) => one.name === `@oncebox/${name}`);
     if (found === undefined) throw new Error(`@oncebox/${name} was not packed`);
@@ -195,7 +129,7 @@ describe.each(names)("the tarball of @oncebox/%s", (name) => {
 
   it("has what is used, and nothing else", () => {
     const paths = tarball().files.map(({ path }) => path);
-    const wanted = /^(?:package\.json|README\.md|LICENSE|dist\/[\w-]+(?:\.d)?\.c?[jt]s(?:\.map)?)$/;
+    const wanted = /^(?:package\.json|README\.md|LICENSE|dist\/[\w-]+(?:\.d)?\.c?[jt]s)$/;
     const migrations = paths.filter((path) => /^migrations\/\d{4}_\w+\.sql$/.test(path));
     const others = paths.filter((path) => !wanted.test(path) && !migrations.includes(path));
     expect(others).toEqual([]);
@@ -204,6 +138,19 @@ describe.each(names)("the tarball of @oncebox/%s", (name) => {
       ? readdirSync(join(root, "migrations", name))
       : [];
     expect(migrations).toEqual(written.map((file) => `migrations/${file}`));
+  });
+
+  it("has nothing in it that an earlier build left", () => {
+    const folder = join(temp, "used", name);
+    const dist = join(folder, "dist");
+    cpSync(join(root, "packages", name, "dist"), dist, { recursive: true });
+    cpSync(join(root, "packages", name, "package.json"), join(folder, "package.json"));
+    const built = readdirSync(dist);
+    for (const old of ["chunk-OLD.js", "chunk-OLD.cjs", "index.js.map", "options-OLD.d.ts"]) {
+      writeFileSync(join(dist, old), 'import "./index.js";');
+    }
+    run(root, environment, process.execPath, "scripts/prune-dist.mjs", folder);
+    expect(readdirSync(dist)).toEqual(built);
   });
 
   it("stays under its limit of size", () => {
