@@ -159,6 +159,20 @@ test("while another process holds the lock, a try is short, local trouble, and r
   other.close();
 });
 
+test("a relay counts as alive for as long as it holds a lane, however slow its statements", async () => {
+  const prepare = database.prepare.bind(database);
+  database.prepare = ((source: string) => {
+    const until = performance.now() + 5;
+    while (performance.now() < until);
+    return prepare(source);
+  }) as typeof database.prepare;
+  const lease = { relay: "relay", leaseMs: 60_000, renew: [], acquireMax: 64 };
+  await sqliteStorage({ database }).leaseLanes(lease);
+  const ends = `SELECT live_until - (SELECT max(leased_until) FROM oncebox_outbox_lanes)
+    FROM oncebox_outbox_relays`;
+  expect(prepare(ends).pluck().get()).toBeGreaterThanOrEqual(0);
+});
+
 test("a user's transaction that is open over an await is never joined", async () => {
   const storage = sqliteStorage({ database, busyTimeoutMs: 100 });
   const claim = await claimed(storage);

@@ -35,14 +35,15 @@ export function laneVerbs(access: Access): LaneVerbs {
     leaseLanes: ({ relay, leaseMs, renew, acquireMax }) =>
       writing(access, { doing: "lease of outbox lanes" }, (db) => {
         const ms = int(leaseMs);
-        run(db, aliveText, relay, ms);
-        run(db, forgetDeadText);
         const renewed = renew.filter(({ lane, token }) => run(db, renewText, ms, int(lane), token));
         const kept = JSON.stringify(renew.map(({ lane }) => lane));
         const taken = all<{ lane: bigint; token: string }>(
           ...[db, takeText, relay, ms, kept, int(acquireMax)],
         );
         const leases = taken.map(({ lane, token }) => ({ lane: Number(lane), token }));
+        // After the lanes: whoever still holds one is counted.
+        run(db, aliveText, relay, ms);
+        run(db, forgetDeadText);
         const live = one<{ relays: bigint }>(db, liveText);
         return { leases: [...renewed, ...leases], relays: Number(live?.relays ?? 1) };
       }),
