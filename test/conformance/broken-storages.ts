@@ -1,21 +1,12 @@
-// Owns the storages that break one promise each, made from the outside: one statement is replaced
-// on its way to the database, or one verb is wrapped. There is no switch in the packages.
+// Owns the PostgreSQL storages that break one promise each, made from the outside: one statement is
+// replaced on its way to the database, or one verb is wrapped. There is no switch in the packages.
 
-import {
-  type ChunkTransaction,
-  type ErrorCode,
-  type Moved,
-  OnceboxError,
-  type PartitionClaim,
-  type Storage,
-  StorageError,
-} from "@oncebox/core";
-import type { ClientBase } from "pg";
+import { type ErrorCode, OnceboxError, StorageError } from "@oncebox/core";
 import { brokenText } from "../fixtures/breaks.ts";
+import { brokenVerbs, opening, wrapped } from "./broken-verbs.ts";
 import type { PostgresVariant } from "./postgres-under-test.ts";
 
 type Broken = Pick<PostgresVariant, "rewrite" | "wrap">;
-type Chunk = ChunkTransaction<ClientBase>;
 
 /** Breaks that found nothing to break: their storages fail, or pass, for no good reason. */
 export const misfits = new Set<string>();
@@ -43,33 +34,6 @@ function together(...broken: readonly Broken[]): Broken {
   };
 }
 
-/** Replaces some verbs; `change` is called once for each storage. */
-function wrapped(
-  change: (
-    ...given: Parameters<NonNullable<PostgresVariant["wrap"]>>
-  ) => Partial<Storage<ClientBase>>,
-): Broken {
-  return { wrap: (storage, hooks) => ({ ...storage, ...change(storage, hooks) }) };
-}
-
-/** An `open` whose chunks are changed. */
-function opening(
-  storage: Storage<ClientBase>,
-  change: (chunk: Chunk) => Partial<Chunk>,
-): Storage<ClientBase>["open"] {
-  return async (claim, records) => {
-    const chunk = await storage.open(claim, records);
-    return { ...chunk, ...change(chunk) };
-  };
-}
-
-/** An `open` under a claim that is not quite the one that was given. */
-function opened(change: (claim: PartitionClaim) => PartitionClaim): Broken {
-  return wrapped((storage) => ({
-    open: (claim, records) => storage.open(change(claim), records),
-  }));
-}
-
 /** Takes the end of every transaction through `judge`, which may turn a failure into a success. */
 function judged(judge: (error: unknown) => void): Broken {
   return wrapped((storage) => ({
@@ -92,6 +56,7 @@ const anyTransaction = [
 
 /** By what is wrong with them; the promise that each breaks stands first. */
 export const brokenStorages = {
+  ...brokenVerbs,
   "T1: a transaction with a swallowed error passes for committed": judged((error) => {
     if (!isCoded(error, "transaction-aborted")) throw error;
   }),
@@ -103,12 +68,6 @@ export const brokenStorages = {
     /gen_random_uuid\(\)/,
     "coalesce(p.token, gen_random_uuid())",
   ]),
-  "I1: a claim ends the replay": wrapped((storage) => ({
-    claim: async (...args) => {
-      const claim = await storage.claim(...args);
-      return claim === null ? null : { ...claim, replay: { ...claim.replay, number: 0 } };
-    },
-  })),
   "I1: a claim that was taken over is not told": altered("lost_claims", [
     /p\.token IS DISTINCT FROM g\.token/,
     "p.consumer IS NULL",
@@ -137,13 +96,6 @@ export const brokenStorages = {
     /m\.record_offset,/,
     "m.record_offset + 1 AS record_offset,",
   ]),
-  "I3: an id taken by the record's own position is new, whatever was applied before": opened(
-    (claim) => ({ ...claim, replay: { ...claim.replay, until: 0n } }),
-  ),
-  "I3: a redo inside a replay is a duplicate": opened((claim) => ({
-    ...claim,
-    replay: { ...claim.replay, number: 0 },
-  })),
   "I3: a seek forgets up to where messages were applied": altered("seek", [
     /applied_until = greatest\(p\.applied_until, p\.next_offset\)/,
     "applied_until = p.applied_until",
@@ -152,21 +104,12 @@ export const brokenStorages = {
     /applied_until = greatest\(p\.applied_until, p\.next_offset\)/,
     "applied_until = p.next_offset",
   ]),
-  "I3: every seek is a replay": wrapped((storage) => ({
-    seek: (seek) => storage.seek({ ...seek, replay: true }),
-  })),
   "I3: all replays have one number": altered("seek", [/replay = p\.replay\s+\+/, "replay ="]),
   "I4: the position moves wherever it stands": altered(
     "advance",
     [/AND next_offset = \$5/, "AND $5::bigint IS NOT NULL"],
     ...anyTransaction,
   ),
-  "I4: a commit forgets the mark of the log": wrapped((storage) => ({
-    open: opening(storage, (chunk) => ({
-      commit: (nextOffset) =>
-        chunk.commit(nextOffset, { topicId: null, leaderEpoch: null, last: null }),
-    })),
-  })),
   "I4: a commit without a record forgets the last one": altered(
     "advance",
     [/coalesce\(\$10, last_offset\)/, "$10"],
@@ -177,34 +120,11 @@ export const brokenStorages = {
     /leader_epoch = NULL, last_offset = NULL, last_time = NULL, last_checksum = NULL,/,
     "",
   ]),
-  "I4: a seek moves one partition after the other": wrapped((storage) => ({
-    seek: async (seek) => {
-      const moved: Moved[] = [];
-      for (const move of seek.moves) {
-        const one = await storage.seek({ ...seek, moves: [move] });
-        if (one === null) return null;
-        moved.push(...one);
-      }
-      return moved;
-    },
-  })),
-  "I4: a seek does not ask for the expected claim": wrapped((storage) => ({
-    seek: (seek) => storage.seek({ ...seek, expected: null }),
-  })),
   "I4: an adoption adds to what is there": altered("adopt_taken", [/ORDER BY 1/, "LIMIT 0"]),
   "I4: a topic of one consumer counts as registered for all": altered("registered", [
     /c\.name = \$1/,
     "$1::text IS NOT NULL",
   ]),
-  "I4: positions are told under a claim": wrapped((storage) => ({
-    positions: async (consumer) => {
-      const read = await storage.positions(consumer);
-      for (const each of read.positions) {
-        await storage.claim({ consumer, ...each, owner: "a look" }, 200);
-      }
-      return read;
-    },
-  })),
   "I5: nothing comes into the audit log": altered("audit", [
     /VALUES \([^)]*\)/,
     "SELECT $1::text, $2::text, $3::text, $4::text, $5::jsonb WHERE false",
@@ -214,55 +134,10 @@ export const brokenStorages = {
     "($2::bigint IS NULL OR true)",
   ]),
   "I5: an early end of the transaction is not noticed": altered("advance", ...anyTransaction),
-  "I5: ids are recorded in a transaction of their own": wrapped((storage) => ({
-    open: async (claim, records) => {
-      const ids = await storage.open(claim, records);
-      await ids.commit(ids.nextOffset, claim.log);
-      return storage.open(claim, records);
-    },
-  })),
-  "O1: enqueue has a transaction of its own": wrapped((storage) => ({
-    enqueue: (_, rows) => storage.transaction((own) => storage.enqueue(own, rows)),
-  })),
-  "O1: enqueue sends one statement for each row": wrapped((storage) => ({
-    enqueue: async (tx, rows) => {
-      for (const row of rows) await storage.enqueue(tx, [row]);
-    },
-  })),
-  "O2: enqueue commits the caller's transaction": wrapped((storage, { endSecretly }) => ({
-    enqueue: async (tx, rows) => {
-      await storage.enqueue(tx, rows);
-      await endSecretly(tx, { begin: true });
-    },
-  })),
-  "O3: the highest settled position is taken for a floor": wrapped((storage) => {
-    const floors = new Map<number, bigint>();
-    return {
-      readLanes: async (leases, request) => {
-        const read = await storage.readLanes(leases, request);
-        return {
-          ...read,
-          rows: read.rows.filter((row) => row.position > (floors.get(row.lane) ?? 0n)),
-        };
-      },
-      settleBatch: (leases, published) => {
-        for (const { lane, position } of published) {
-          if (position > (floors.get(lane) ?? 0n)) floors.set(lane, position);
-        }
-        return storage.settleBatch(leases, published);
-      },
-    };
-  }),
   "O3: the floor rises although older transactions are open": altered("read", [
     /pg_snapshot_xmin\(/,
     "pg_snapshot_xmax(",
   ]),
-  "O3: a lane is read backwards": wrapped((storage) => ({
-    readLanes: async (...args) => {
-      const read = await storage.readLanes(...args);
-      return { ...read, rows: [...read.rows].reverse() };
-    },
-  })),
   "O4: a live lease is taken": altered("lease", [
     /\(leased_until IS NULL OR leased_until < clock_timestamp\(\)\)/,
     "true",
@@ -271,19 +146,6 @@ export const brokenStorages = {
     /ON l\.lane = g\.lane AND l\.token = g\.token/,
     "ON l.lane = g.lane",
   ]),
-  "O5: a transaction stays open from reading to settling": wrapped((storage, { begin }) => {
-    const open: Awaited<ReturnType<typeof begin>>[] = [];
-    return {
-      readLanes: async (...args) => {
-        open.push(await begin());
-        return storage.readLanes(...args);
-      },
-      settleBatch: async (...args) => {
-        for (const own of open.splice(0)) await own.rollback();
-        return storage.settleBatch(...args);
-      },
-    };
-  }),
   "O6: a settle deletes all up to the confirmed rows": altered("settle", [
     /o\.position = p\.position LIMIT 1/,
     "o.position <= p.position OFFSET 0",
@@ -291,7 +153,4 @@ export const brokenStorages = {
   "M1: migrations are not locked against each other": {
     rewrite: (text) => text.replace(/pg_advisory_xact_lock\(-?\d+\)/, "1"),
   },
-  "M1: nobody looks at what was migrated": wrapped(() => ({
-    check: async () => ({ pipelined: true, poolSize: 6, idleInTransactionTimeoutMs: null }),
-  })),
 } satisfies Readonly<Record<string, Broken>>;

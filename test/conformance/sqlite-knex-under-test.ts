@@ -6,12 +6,23 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Storage } from "@oncebox/core";
+import { migrate as migrateNative } from "@oncebox/sqlite";
 import { knexStorage, migrate } from "@oncebox/sqlite/knex";
 import type { EmptyPlace, StorageUnderTest } from "@oncebox/testing";
 import Database from "better-sqlite3";
 import createKnex, { type Knex } from "knex";
+import { rewriteOn, type StatementChange } from "../fixtures/sqlite-rewrite.ts";
+import type { Wrap } from "./broken-verbs.ts";
 
 export type KnexUnderTest = StorageUnderTest<Knex.Transaction>;
+
+/** What is broken in a context, for the suite to notice. */
+export interface SqliteVariant {
+  /** In each statement on its way to the database, those of users' transactions as well. */
+  readonly changes?: readonly StatementChange[];
+  /** Stands between the suite and each storage. */
+  readonly wrap?: Wrap;
+}
 
 /** A folder for one file, and what deletes it. */
 export function temporaryFolder() {
@@ -89,18 +100,17 @@ async function nativeOf(tx: Knex.Transaction): Promise<Database.Database> {
   return tx.client.acquireConnection();
 }
 
-/** Makes a context; `close` ends it by force, whatever a failed case left open. */
-export async function knexUnderTest(): Promise<{
-  readonly context: KnexUnderTest;
-  readonly close: () => Promise<void>;
-}> {
-  const { folder, remove } = temporaryFolder();
-  const file = join(folder, "main.db");
-  const admin = openDatabase(file);
-  admin.exec("CREATE TABLE effects (text TEXT NOT NULL)");
-  const connections: Database.Database[] = [];
-  const knexes: Knex[] = [];
-  const open = (filename: string) => {
+/** Opens knexes, each with one connection whose statements are changed. */
+class Knexes {
+  readonly connections: Database.Database[] = [];
+  readonly #knexes: Knex[] = [];
+  readonly #changes: readonly StatementChange[];
+
+  constructor(changes: readonly StatementChange[]) {
+    this.#changes = changes;
+  }
+
+  readonly open = (filename: string): Knex => {
     const knex = createKnex({
       client: "better-sqlite3",
       connection: { filename },
@@ -112,19 +122,56 @@ export async function knexUnderTest(): Promise<{
         afterCreate: (database: Database.Database, done: (error: null, db: object) => void) => {
           database.pragma("journal_mode = WAL");
           database.pragma("synchronous = NORMAL");
-          connections.push(database);
+          rewriteOn(database, this.#changes);
+          this.connections.push(database);
           done(null, database);
         },
       },
     });
-    knexes.push(knex);
+    this.#knexes.push(knex);
     return knex;
   };
-  await migrate(open(file));
+
+  close(): void {
+    for (const database of this.connections) if (database.open) database.close();
+    // A transaction that a failed case left open would be waited for for ever.
+    for (const knex of this.#knexes) knex.destroy().catch(() => {});
+  }
+}
+
+/**
+ * Makes a context, broken in all but its setup; `close` ends it by force, whatever a failed case left
+ * open.
+ */
+export async function knexUnderTest({
+  changes = [],
+  wrap = (storage) => storage,
+}: SqliteVariant = {}): Promise<{
+  readonly context: KnexUnderTest;
+  readonly close: () => Promise<void>;
+}> {
+  const { folder, remove } = temporaryFolder();
+  const file = join(folder, "main.db");
+  const admin = openDatabase(file);
+  await migrateNative(admin);
+  admin.exec("CREATE TABLE effects (text TEXT NOT NULL)");
+  const knexes = new Knexes(changes);
+  const { open, connections } = knexes;
+  const hooks: Pick<KnexUnderTest, "begin" | "endSecretly"> = {
+    begin: async () => {
+      const tx = await open(file).transaction();
+      tx.executionPromise.catch(() => {});
+      return { tx, commit: () => tx.commit(), rollback: () => tx.rollback() };
+    },
+    endSecretly: async (tx, { begin }) => {
+      await tx.raw("COMMIT");
+      if (begin) await tx.raw("BEGIN");
+    },
+  };
   const waiting = new Waiting();
   const storageOn = (knex: Knex): Storage<Knex.Transaction> => {
-    const storage = knexStorage(knex);
     const { during } = waiting;
+    const storage = wrap(knexStorage(knex), hooks);
     return {
       ...storage,
       claim: (ref, waitMs) => during(() => storage.claim(ref, waitMs)),
@@ -134,13 +181,9 @@ export async function knexUnderTest(): Promise<{
   };
   const isOpen = (database: Database.Database) => database.open && database.inTransaction;
   const context: KnexUnderTest = {
+    ...hooks,
     storage: storageOn(open(file)),
     another: () => storageOn(open(file)),
-    begin: async () => {
-      const tx = await open(file).transaction();
-      tx.executionPromise.catch(() => {});
-      return { tx, commit: () => tx.commit(), rollback: () => tx.rollback() };
-    },
     insertEffect: (tx, text) => tx("effects").insert({ text }),
     effects: async () => effectsOf(admin),
     failStatement: (tx) => tx.raw("INSERT INTO effects VALUES (NULL)"),
@@ -156,10 +199,6 @@ export async function knexUnderTest(): Promise<{
       return connections.filter(isOpen).length + waiting.count;
     },
     plainControls: [(tx) => tx.commit(), (tx) => tx.rollback()],
-    endSecretly: async (tx, { begin }) => {
-      await tx.raw("COMMIT");
-      if (begin) await tx.raw("BEGIN");
-    },
     breakConnection: async (tx) => (await nativeOf(tx)).close(),
     breakCommit: () => {
       throw new Error("there is no wire to lose a reply on");
@@ -167,9 +206,7 @@ export async function knexUnderTest(): Promise<{
     emptyPlace: async () => placeOf(join(folder, `${randomUUID()}.db`), open, storageOn),
   };
   const close = async () => {
-    for (const database of connections) if (database.open) database.close();
-    // A transaction that a failed case left open would be waited for for ever.
-    for (const knex of knexes) knex.destroy().catch(() => {});
+    knexes.close();
     admin.close();
     remove();
   };

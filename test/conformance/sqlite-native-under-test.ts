@@ -9,6 +9,7 @@ import { type ChunkTransaction, OnceboxError, type Recorded, type Storage } from
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
 import type { EmptyPlace, StorageUnderTest } from "@oncebox/testing";
 import type Database from "better-sqlite3";
+import { rewriteOn, type StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import { type Command, Session } from "../fixtures/sqlite-session.ts";
 import {
   appliedIn,
@@ -32,6 +33,12 @@ export async function endSessions(): Promise<void> {
 class Sessions {
   readonly #all: { readonly session: Session; readonly file: string; busy: boolean }[] = [];
 
+  readonly #changes: readonly StatementChange[];
+
+  constructor(changes: readonly StatementChange[]) {
+    this.#changes = changes;
+  }
+
   async take(file: string): Promise<Session> {
     const known = this.#all.find((each) => !each.busy && each.file === file);
     if (known !== undefined) {
@@ -40,7 +47,7 @@ class Sessions {
     }
     const session = free.pop() ?? new Session();
     this.#all.push({ session, file, busy: true });
-    await session.call({ kind: "open", file });
+    await session.call({ kind: "open", file, changes: [...this.#changes] });
     return session;
   }
 
@@ -150,23 +157,24 @@ function waitingStorage(
   };
 }
 
-/** Makes a context; `close` ends it by force, whatever a failed case left open. */
-export async function nativeUnderTest(): Promise<{
+/** Makes a context, with statements changed in all but its setup; `close` ends it by force, whatever a failed case left open. */
+export async function nativeUnderTest(changes: readonly StatementChange[] = []): Promise<{
   readonly context: NativeUnderTest;
   readonly close: () => Promise<void>;
 }> {
   const { folder, remove } = temporaryFolder();
   const main = join(folder, "main.db");
-  const databases: Database.Database[] = [];
+  const admin = openDatabase(main);
+  const databases = [admin];
   const open = (file: string) => {
     const database = openDatabase(file);
+    rewriteOn(database, changes);
     databases.push(database);
     return database;
   };
-  const admin = open(main);
   await migrate(admin);
   admin.exec("CREATE TABLE effects (text TEXT NOT NULL)");
-  const sessions = new Sessions();
+  const sessions = new Sessions(changes);
   const waiting = new Waiting();
   const storageOn = (file: string) => waitingStorage(file, open(file), sessions, waiting);
   const context: NativeUnderTest = {
