@@ -35,7 +35,7 @@ export default defineConfig({
       {
         test: {
           name: "servers",
-          include: ["test/{fixtures,conformance,integration}/**/*.test.ts"],
+          include: ["test/{fixtures,conformance,integration,model}/**/*.test.ts"],
           exclude: ["test/integration/kafka-cluster*.test.ts", "test/integration/demo.test.ts"],
           globalSetup: ["test/fixtures/global-setup.ts"],
           testTimeout: 60_000,

@@ -30,8 +30,11 @@ export async function openChunk(
   try {
     const begun = connection.begin();
     const opened = await connection.run("open", async (transaction) => {
+      const find = () => tables.get(transaction, "partitions", key) as PartitionRow | undefined;
+      // Who is fenced already locks nothing, and waits for nobody.
+      if (find()?.token !== claim.token) throw claimLost(claim);
       await tables.lock(transaction, `partitions/${key}`, parts.lockTimeoutMs);
-      const row = tables.get(transaction, "partitions", key) as PartitionRow | undefined;
+      const row = find();
       if (row?.token !== claim.token) throw claimLost(claim);
       const { nextOffset } = row;
       const recorded = await recordChunk(parts, transaction, claim, nextOffset, records);
@@ -97,7 +100,7 @@ class Chunk implements ChunkTransaction<MemoryTx> {
       await this.#advance(doing, nextOffset, mark);
       await commitOf(doing, this.#connection, this.#begun, this.#firstFailure);
     } catch (error) {
-      await this.#connection.rollback();
+      if (!(await this.#connection.rollback())) this.#destroyed = true;
       throw translated(doing, error);
     } finally {
       this.#parts.pool.release(this.#connection);

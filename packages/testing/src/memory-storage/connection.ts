@@ -88,8 +88,8 @@ export class Connection {
       // What does not wait is committed in the same turn: nothing comes between the two.
       result = working instanceof Promise ? await working : working;
     } catch (error) {
-      transaction.aborted ??= error;
       if (own) tables.rollback(transaction);
+      else tables.abort(transaction, error);
       this.#rest();
       await this.#client.running();
       throw error;

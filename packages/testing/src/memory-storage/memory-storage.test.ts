@@ -1,9 +1,14 @@
 // What the storage suite does not ask for: the ways in which a test can break the database.
-import { StorageError } from "@oncebox/core";
+import { ClaimLostError, StorageError } from "@oncebox/core";
 import { describe, expect, it } from "vitest";
 import { manualClock } from "../manual-clock.ts";
 import { memoryDatabase } from "./database.ts";
-import { beginTransaction, type MemoryStorageOptions, memoryStorage } from "./memory-storage.ts";
+import {
+  beginTransaction,
+  behind,
+  type MemoryStorageOptions,
+  memoryStorage,
+} from "./memory-storage.ts";
 import type { MemoryTx } from "./memory-tx.ts";
 
 const consumer = "billing";
@@ -94,6 +99,67 @@ describe("rows of handlers", () => {
     await clock.advance(1);
     expect(storage.trouble(waiting.outcome)).toBe("local");
     await holder.rollback();
+  });
+});
+
+describe("a failed statement", () => {
+  it("frees what its transaction has locked, recorded and written, before that has ended", async () => {
+    const { storage, other, claim } = await scene();
+    const record = {
+      offset: 0n,
+      timestamp: 0n,
+      source: topic,
+      id: new Uint8Array(16),
+      checksum: 1,
+    };
+    const chunk = await storage.open(await claim(), [record]);
+    const { tx } = chunk.handle();
+    await tx.append("effects", "one");
+    const taking = claim(other);
+    await behind(tx)
+      .failStatement()
+      .catch(() => {});
+    const next = await other.open(await taking, [record]);
+    expect(next.recorded).toEqual(["new"]);
+    expect(code(await chunk.commit(1n, noMark).catch((error: unknown) => error))).toBe(
+      "transaction-aborted",
+    );
+    await next.commit(1n, noMark);
+    expect(storage.rows("effects")).toEqual([]);
+  });
+});
+
+describe("a fenced owner", () => {
+  it("is told so at once, without waiting for the chunk of the next one", async () => {
+    const { storage, other, claim } = await scene();
+    const fenced = await claim();
+    const chunk = await other.open(await claim(other), []);
+    const late = await storage.open(fenced, []).catch((error: unknown) => error);
+    expect(late).toBeInstanceOf(ClaimLostError);
+    await chunk.rollback();
+  });
+});
+
+describe("a COMMIT that is lost", () => {
+  it.each(["request-lost", "reply-lost"] as const)(
+    "(%s) leaves no clean connection",
+    async (how) => {
+      const { storage, database, claim } = await scene();
+      const chunk = await storage.open(await claim(), []);
+      database.faults.breakNextCommit(how);
+      expect(code(await chunk.commit(1n, noMark).catch((error: unknown) => error))).toBe(
+        "commit-unknown",
+      );
+      expect(await chunk.rollback()).toBe(false);
+    },
+  );
+
+  it.each(["request-lost", "reply-lost"] as const)("(%s) is the end of a claim", async (how) => {
+    const { database, other, claim } = await scene();
+    database.faults.breakNextCommit(how);
+    // Who claims learns no token, and has to claim again in either case.
+    expect(code(await claim().catch((error: unknown) => error))).toBe("storage-unavailable");
+    expect((await claim(other)).epoch).toBe(how === "reply-lost" ? 2n : 1n);
   });
 });
 

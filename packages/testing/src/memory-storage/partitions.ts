@@ -1,5 +1,6 @@
 /** Rows of partitions: claimed by one process at a time, and looked at. */
 import {
+  CommitUnknownError,
   type LogMark,
   type PartitionClaim,
   type PartitionRef,
@@ -91,7 +92,11 @@ async function claim(
       return { ...position, token, epoch, replay, soughtEpoch, incarnation };
     }),
   );
-  return claiming;
+  return claiming.catch((error: unknown) => {
+    if (!(error instanceof CommitUnknownError)) throw error;
+    // Whether it owns is of no use to anyone without the token: it claims again in either case.
+    throw translated(doing, error.cause);
+  });
 }
 
 /** Throws StorageError `claim-timeout` and names who blocks. */

@@ -139,6 +139,13 @@ export class Tables {
     this.#end(transaction, "rolled back");
   }
 
+  /** Nothing of it can be committed any more: what it wrote and locked is free before its end. */
+  abort(transaction: Transaction, cause: unknown): void {
+    transaction.aborted ??= cause;
+    transaction.changes.clear();
+    this.#free(transaction);
+  }
+
   snapshot(): Snapshot {
     const tables = [...this.#tables].map(([name, rows]) => [name, new Map(rows)] as const);
     return { tables: new Map(tables), sequences: new Map(this.#sequences) };
@@ -154,6 +161,10 @@ export class Tables {
     transaction.state = state;
     this.#open.delete(transaction);
     this.#locks.cut(transaction, () => connectionLost(false));
+    this.#free(transaction);
+  }
+
+  #free(transaction: Transaction): void {
     for (const name of transaction.locks) this.#locks.release(transaction, name);
     transaction.locks.clear();
   }

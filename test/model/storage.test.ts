@@ -1,0 +1,74 @@
+// The memory storage against real databases: every script has the same outcomes on both, step by
+// step, and leaves the same rows.
+
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { TestDatabase } from "../fixtures/databases.ts";
+import { testDatabase } from "../fixtures/servers.ts";
+import { difference } from "./comparison.ts";
+import { comparable, interleaved, serial } from "./storage-generated.ts";
+import { memorySide } from "./storage-memory.ts";
+import { type PostgresPlace, postgresPlace } from "./storage-postgres.ts";
+import { run } from "./storage-run.ts";
+import { fits, inWords, type Script } from "./storage-script.ts";
+import { inboxScripts } from "./storage-scripts-inbox.ts";
+import { outboxScripts } from "./storage-scripts-outbox.ts";
+import { troubleScripts } from "./storage-scripts-trouble.ts";
+import type { StorageSide } from "./storage-side.ts";
+import { knexAbilities, knexPlace, nativeAbilities, nativePlace } from "./storage-sqlite.ts";
+
+const byHand: readonly Script[] = [...inboxScripts, ...troubleScripts, ...outboxScripts];
+const seeds = Array.from({ length: 24 }, (_, n) => n + 1);
+const serials = seeds.map(serial);
+const overlapping = seeds.map(interleaved);
+
+async function sameAsMemory<Tx>(script: Script, real: StorageSide<Tx>): Promise<void> {
+  const memory = memorySide();
+  const model = { name: memory.name, lines: await run(script, memory) };
+  const reality = { name: real.name, lines: await run(script, real) };
+  const found = difference(inWords(script.steps), model, reality);
+  if (found !== null) expect.fail(`\n${found}\n`);
+}
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await testDatabase();
+});
+afterAll(() => database.drop());
+
+describe.each([true, false])("PostgreSQL, pipeline: %s", (pipeline) => {
+  let place: PostgresPlace;
+  beforeAll(async () => {
+    place = await postgresPlace(database.url, { pipeline });
+  });
+  afterAll(() => place.close());
+
+  // What a pipeline changes is the way of the statements: fewer scripts show it.
+  const made = pipeline ? overlapping : overlapping.slice(0, 6);
+  for (const script of [...byHand, ...made]) {
+    test(script.name, async () => {
+      await place.empty();
+      const fair = made.includes(script) ? await comparable(script, memorySide) : script;
+      await sameAsMemory(fair, place.side);
+    });
+  }
+});
+
+const sqlite = [
+  { name: "SQLite, native", abilities: nativeAbilities, open: nativePlace },
+  { name: "SQLite by knex", abilities: knexAbilities, open: knexPlace },
+];
+for (const { name, abilities, open } of sqlite) {
+  describe(name, () => {
+    const fitting = [...byHand, ...serials].filter((each) => fits(each, abilities));
+    for (const script of fitting) {
+      test(script.name, async () => {
+        const { side, close } = await open();
+        try {
+          await sameAsMemory(script, side as StorageSide<unknown>);
+        } finally {
+          await close();
+        }
+      });
+    }
+  });
+}
