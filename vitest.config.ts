@@ -34,6 +34,16 @@ export default defineConfig({
       },
       {
         test: {
+          name: "simulation",
+          // Takes every core by itself.
+          include: ["test/simulation/**/*.test.ts"],
+          hookTimeout: 60_000,
+          fileParallelism: false,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
           name: "servers",
           include: ["test/{fixtures,conformance,integration,model}/**/*.test.ts"],
           exclude: ["test/integration/kafka-cluster*.test.ts", "test/integration/demo.test.ts"],

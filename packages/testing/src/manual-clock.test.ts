@@ -33,6 +33,23 @@ it("settles what one sleeper starts before the next one wakes", async () => {
   await Promise.all(both);
 });
 
+it("reaches the time that somebody sleeps until, however small the rest is", async () => {
+  // Guards shortestSleepMs: sums of fractions stop a hair short, and a hair of a sleep moves nothing.
+  const clock = manualClock();
+  await clock.advance(5_782.580123456789);
+  const until = clock.now() + 1e-13 + 4e-13;
+  const waiting = async () => {
+    for (let naps = 0; naps < 10; naps += 1) {
+      if (clock.now() > until) return naps;
+      await clock.sleep(1e-13);
+    }
+    return "never";
+  };
+  const waited = waiting();
+  await clock.runAll();
+  expect(await waited).toBe(1);
+});
+
 it("ends a sleep by its signal, before and while it lasts", async () => {
   const clock = manualClock();
   await clock.sleep(10, AbortSignal.abort());

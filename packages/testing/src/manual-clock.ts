@@ -58,6 +58,11 @@ const quietTurns = 100;
 /** More activity than this without any time passing is an endless loop. */
 const turnsMax = 1_000_000;
 const hourMs = 3_600_000;
+/**
+ * A rest that is lost in the rounding of the sum would not move the time, and whoever sleeps until
+ * a time has come would never see it.
+ */
+const shortestSleepMs = 1e-6;
 
 interface Sleeper {
   readonly dueAt: number;
@@ -181,7 +186,7 @@ class SteppedClock implements ManualClock {
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve();
       const sleeper: Sleeper = {
-        dueAt: this.#time + Math.max(0, ms),
+        dueAt: this.#time + (ms > 0 ? Math.max(ms, shortestSleepMs) : 0),
         frozen,
         wake: () => {
           this.#activity += 1;

@@ -3,7 +3,7 @@
  * for each message would cost more than many a handler.
  */
 import { HandlerError } from "../errors.ts";
-import type { Clock } from "../ports/clock.ts";
+import { type Clock, noReason } from "../ports/clock.ts";
 
 export interface HandlerWatch {
   /** Aborted when a handler has taken too long. */
@@ -36,7 +36,7 @@ export function handlerWatch(clock: Clock, timeoutMs: number): HandlerWatch {
       began = clock.now();
     },
     hung: watching(),
-    end: () => ended.abort(),
+    end: () => ended.abort(noReason),
   };
 }
 

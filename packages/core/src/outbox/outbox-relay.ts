@@ -6,7 +6,7 @@
 import { ConfigurationError } from "../errors.ts";
 import { guarded, type Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
-import { type Clock, systemClock } from "../ports/clock.ts";
+import { type Clock, noReason, systemClock } from "../ports/clock.ts";
 import type { LaneLease, StorageVerbs } from "../ports/storage.ts";
 import { type Service, service } from "../service.ts";
 import { Backlog } from "./backlog.ts";
@@ -388,7 +388,7 @@ class LaneRelay<Tx> {
   async #atMost(ms: number, work: Promise<unknown>): Promise<void> {
     const enough = new AbortController();
     await Promise.race([work, this.#clock.sleep(ms, enough.signal)]);
-    enough.abort();
+    enough.abort(noReason);
   }
 }
 

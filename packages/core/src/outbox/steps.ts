@@ -4,7 +4,7 @@
  * fails is due again after a pause. Nothing is lost between two turns, because a bell that rings
  * outside a rest cuts the next one short, and what is due is worked out anew each time.
  */
-import type { Clock } from "../ports/clock.ts";
+import { type Clock, noReason } from "../ports/clock.ts";
 import { backoffMs } from "../retry.ts";
 
 export interface Step {
@@ -45,7 +45,7 @@ export function createSteps<Name extends string>(
   let nap = new AbortController();
   const ring = () => {
     rung = true;
-    nap.abort();
+    nap.abort(noReason);
   };
   const dueAt = (one: (typeof all)[number], now: number) =>
     one.running ? never : Math.max(one.notBefore, one.step.wantedAt(now));

@@ -14,6 +14,9 @@ export interface Clock {
   readonly random: () => number;
 }
 
+/** Given to `abort` where nobody reads the reason: the error it makes up else costs more than a sleep. */
+export const noReason = "over";
+
 const twoToMinus53 = 2 ** -53;
 
 /** The clock of this machine. */

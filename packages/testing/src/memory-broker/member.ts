@@ -225,7 +225,12 @@ export class MemberClient implements BrokerConsumer {
     const limits = { ...batches, uncommitted: cluster.hooks.readUncommitted };
     const look = () => asked.map(({ at, position }) => cluster.fetch(at, position, limits));
     let answers = look();
-    if (answers.every((found) => found.kind === "log" && found.read === null)) {
+    // Kafka answers at once where something is wrong; a client waits before it asks that again.
+    if (
+      answers.every(
+        (found) => found.kind === "troubled" || (found.kind === "log" && found.read === null),
+      )
+    ) {
       await this.#rest(times.maxWaitMs);
       answers = look();
     }

@@ -1,0 +1,200 @@
+// Owns what one seed decides before a run begins: the sizes, the settings and every fault with its
+// time. Values only, so that a failing plan can be printed, cut down and run again.
+
+import { manualClock } from "@oncebox/testing";
+
+/** Where messages come from. `log`: other producers write into the topic; `outbox`: our own do. */
+export type Source = "outbox" | "log";
+
+/** A place where a process can be hit: a request to the database or to Kafka, or its answer. */
+export const databaseSteps = [
+  "claim",
+  "open",
+  "handle",
+  "advance",
+  "lease",
+  "read",
+  "settle",
+] as const;
+export const commitSteps = ["commit", "app-commit"] as const;
+export const brokerSteps = ["batch", "group-commit", "publish"] as const;
+export type Step =
+  | (typeof databaseSteps)[number]
+  | (typeof commitSteps)[number]
+  | (typeof brokerSteps)[number];
+
+/** What is done to a process, or to the answer, when it reaches the step. */
+export type StepAct =
+  | "kill-before"
+  | "kill-after"
+  | "freeze-before"
+  | "freeze-after"
+  | "request-lost"
+  | "reply-lost"
+  | "late"
+  | "deadlock"
+  | "lock-timeout"
+  | "unavailable"
+  | "stale"
+  | "twice"
+  | "lost"
+  | "accepted"
+  | "unknown-stored"
+  | "unknown-lost"
+  | "unknown-late"
+  | "refused-message"
+  | "refused-topic";
+
+const processActs = ["kill-before", "kill-after", "freeze-before", "freeze-after"] as const;
+
+/** Every act that makes sense at a step: the cells that a long run must all reach. */
+export const actsAt: Readonly<Record<Step, readonly StepAct[]>> = {
+  claim: [...processActs, "request-lost", "reply-lost", "unavailable", "lock-timeout"],
+  open: [...processActs, "request-lost", "reply-lost", "unavailable", "deadlock"],
+  handle: [...processActs, "request-lost", "reply-lost", "deadlock"],
+  advance: [...processActs, "request-lost", "reply-lost", "deadlock"],
+  lease: [...processActs, "request-lost", "reply-lost", "unavailable"],
+  read: [...processActs, "request-lost", "reply-lost"],
+  settle: [...processActs, "request-lost", "reply-lost", "deadlock"],
+  commit: [...processActs, "request-lost", "reply-lost", "late"],
+  "app-commit": ["request-lost", "reply-lost", "late"],
+  batch: ["kill-before", "freeze-before", "stale", "twice", "lost", "late"],
+  "group-commit": ["kill-before", "freeze-before", "lost", "reply-lost", "accepted"],
+  publish: [
+    ...processActs,
+    ...["unknown-stored", "unknown-lost", "unknown-late"],
+    ...["refused-message", "refused-topic"],
+  ] as StepAct[],
+};
+
+/** What happens at a time, whatever the processes do. */
+export const timedActs = [
+  "kill",
+  "freeze",
+  "leave",
+  "database-cut",
+  "database-outage",
+  "database-read-only",
+  "wake-ups-lost",
+  "restore",
+  "rebalance",
+  "expel",
+  "mute",
+  "crash",
+  "kafka-outage",
+  "network-cut",
+  "network-down",
+  "trouble",
+  "new-leader",
+  "retention",
+  "retention-ahead",
+  "truncation",
+  "recreation",
+  "compaction",
+  "hanging-transaction",
+  "pause",
+] as const;
+export type TimedAct = (typeof timedActs)[number];
+
+export type Fault =
+  | {
+      readonly at: number;
+      readonly worker: number;
+      readonly step: Step;
+      readonly act: StepAct;
+      /** How long a freeze or a delay lasts. */
+      readonly ms: number;
+    }
+  | {
+      readonly at: number;
+      readonly worker: number;
+      readonly step: null;
+      readonly act: TimedAct;
+      readonly ms: number;
+    };
+
+export interface Plan {
+  readonly seed: number;
+  readonly source: Source;
+  /** Whether messages carry ids. Without them the fence alone protects; nothing is sent twice then. */
+  readonly ids: boolean;
+  readonly partitions: number;
+  readonly workers: number;
+  readonly messages: number;
+  readonly keys: number;
+  readonly chunkSizeMax: number;
+  readonly batchRecordsMax: number;
+  /** Length of the phase with faults. */
+  readonly spanMs: number;
+  /** Share of messages that another producer writes twice. */
+  readonly repeats: number;
+  /** Share of messages written in a transaction, half of which are aborted. */
+  readonly transactional: number;
+  /** Share of messages whose handler throws once or twice before it passes. */
+  readonly failing: number;
+  /** Share of messages whose handler swallows the error of a failed statement. */
+  readonly swallowing: number;
+  /** Share of messages whose handler commits its transaction behind our back, once. */
+  readonly committing: number;
+  /** Whether the handlers publish. */
+  readonly publishing: boolean;
+  readonly faults: readonly Fault[];
+}
+
+/** Acts that take records away, or set the database back: not where an outbox's rows would be lost. */
+const losing: ReadonlySet<TimedAct> = new Set([
+  "restore",
+  "retention-ahead",
+  "truncation",
+  "recreation",
+]);
+
+/** What follows after them needs ids: a person moves the position back to the beginning. */
+const needsIds: ReadonlySet<TimedAct> = new Set(["retention-ahead", "truncation", "recreation"]);
+
+export function planOf(seed: number): Plan {
+  const { random } = manualClock({ seed });
+  const whole = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
+  const pick = <T>(list: readonly T[]) => list[whole(0, list.length - 1)] as T;
+  const chance = (share: number) => random() < share;
+  const source: Source = chance(0.5) ? "outbox" : "log";
+  const ids = source === "outbox" || chance(0.6);
+  const workers = whole(2, 3);
+  const spanMs = whole(8, 16) * 1_000;
+  const settings = {
+    ...{ seed, source, ids, workers, spanMs },
+    partitions: whole(1, 3),
+    messages: whole(16, 48),
+    keys: whole(2, 6),
+    chunkSizeMax: pick([1, 3, 8, 20]),
+    batchRecordsMax: pick([1, 4, 50]),
+    repeats: source === "log" && ids && chance(0.5) ? 0.2 : 0,
+    transactional: source === "log" && chance(0.5) ? 0.4 : 0,
+    failing: chance(0.3) ? 0.1 : 0,
+    swallowing: chance(0.2) ? 0.05 : 0,
+    // Without an id nobody can tell what such a handler has committed (inbox.md, B8).
+    committing: ids && chance(0.2) ? 0.05 : 0,
+    publishing: source === "outbox" || chance(0.5),
+  };
+  // A swarm: each run knows some faults only, so that none hides all others.
+  const timed = timedActs.filter(
+    (act) =>
+      chance(0.5) &&
+      (source === "log" || !losing.has(act)) &&
+      (ids || !needsIds.has(act)) &&
+      // What was published before is not unpublished by a restore.
+      (act !== "restore" || !settings.publishing),
+  );
+  const steps = (Object.keys(actsAt) as Step[]).filter(
+    (step) => chance(0.6) && (source === "outbox" || step !== "app-commit"),
+  );
+  const faults = Array.from({ length: whole(4, 14) }, (): Fault => {
+    const common = { at: whole(0, spanMs), worker: whole(0, workers - 1), ms: whole(1, 9_000) };
+    if (steps.length > 0 && (timed.length === 0 || chance(0.65))) {
+      const step = pick(steps);
+      return { ...common, step, act: pick(actsAt[step]) };
+    }
+    return { ...common, step: null, act: timed.length > 0 ? pick(timed) : "kill" };
+  });
+  return { ...settings, faults: faults.sort((a, b) => a.at - b.at) };
+}

@@ -1,0 +1,229 @@
+// Owns the course of one run: servers, processes, faults, then healing, then the time to get
+// everything done, then the judgement. The plan decides all of it; the same plan does the same.
+
+import { type BrokerProducer, createOperator } from "@oncebox/core";
+import { memoryStorage } from "@oncebox/testing";
+import { Happenings } from "./happenings.ts";
+import { Hits } from "./hits.ts";
+import { Manners } from "./manners.ts";
+import type { Fault, Plan, Step, TimedAct } from "./plan.ts";
+import { Sources } from "./sources.ts";
+import { type Findings, judge, Witness } from "./verdict.ts";
+import { type Quirk, Worker } from "./worker.ts";
+import { consumerName, orders, World } from "./world.ts";
+
+export interface Outcome {
+  readonly seed: number;
+  readonly findings: Findings;
+  /** One number for everything that happened. */
+  readonly hash: string;
+  /** Lines of the trace: events, faults. */
+  readonly steps: number;
+  /** Faults that fired: act, or step/act. */
+  readonly fired: readonly string[];
+}
+
+export interface SimulateOptions {
+  /** Takes the trace, line by line. */
+  readonly sink?: (line: string) => void;
+}
+
+const tickMs = 500;
+/** Where a plan's faults found nothing to hit, these follow. */
+const reserve: readonly TimedAct[] = ["rebalance", "database-cut", "kill"];
+const faultsMin = 3;
+const livenessTicks = 600;
+const followTicks = 40;
+const stopTicks = 40;
+const seekEveryTicks = 4;
+
+export async function simulate(plan: Plan, options: SimulateOptions = {}): Promise<Outcome> {
+  const run = new Run(plan, options.sink ?? null);
+  const findings = await run.whole();
+  return {
+    seed: plan.seed,
+    findings,
+    hash: run.world.trace.digest(),
+    steps: run.world.trace.lines,
+    fired: run.fired,
+  };
+}
+
+class Run {
+  readonly world: World;
+  readonly fired: string[] = [];
+  readonly #plan: Plan;
+  readonly #witness = new Witness();
+  readonly #manners: Manners;
+  readonly #workers: readonly Worker[];
+  readonly #sources: Sources;
+  readonly #hits: Hits;
+  readonly #happenings: Happenings;
+  readonly #quirks = new Map<string, Quirk>();
+  /** Partitions that wait for a person. */
+  readonly #waiting = new Set<number>();
+  readonly #operator;
+
+  constructor(plan: Plan, sink: ((line: string) => void) | null) {
+    this.#plan = plan;
+    const world = new World(plan, sink);
+    this.world = world;
+    this.#sources = new Sources(world);
+    this.#manners = new Manners(world);
+    const listener = {
+      event: (worker: string, event: Parameters<Witness["event"]>[1]) => {
+        world.trace.event(worker, event);
+        this.#witness.event(worker, event);
+        this.#manners.event(worker, event);
+        if (event.type === "inbox.displaced" && event.paused) this.#waiting.add(event.partition);
+      },
+      quirk: (id: string) => this.#quirkOf(id),
+      broke: (error: unknown) => this.#witness.broke(error),
+      publishing: (records: Parameters<Hits["publishing"]>[0], place: number) =>
+        this.#hits.publishing(records, place),
+      watched: (worker: string, producer: BrokerProducer) =>
+        this.#manners.watched(worker, producer),
+    };
+    this.#workers = Array.from(
+      { length: plan.workers },
+      (_, place) => new Worker(place, world, listener),
+    );
+    this.#hits = new Hits(world, this.#workers, (cell) => this.fired.push(cell));
+    this.#happenings = new Happenings(world, this.#workers);
+    const { database, outside } = world;
+    const storage = memoryStorage({ database, name: "operator" });
+    this.#operator = createOperator({ storage, broker: outside, actor: "simulator" });
+  }
+
+  async whole(): Promise<Findings> {
+    for (const worker of this.#workers) worker.start();
+    this.#sources.start();
+    await this.#faultyPhase();
+    this.#hits.disarm();
+    this.#happenings.heal();
+    await this.#liveness();
+    const unstopped = await this.#stop();
+    const findings = new Map(
+      judge(this.world, this.#witness, {
+        sources: this.#sources,
+        happenings: this.#happenings,
+        manners: this.#manners,
+      }),
+    );
+    if (unstopped.length > 0) findings.set("unstopped", unstopped);
+    return findings;
+  }
+
+  async #faultyPhase(): Promise<void> {
+    const { clock } = this.world;
+    const faults = [...this.#plan.faults];
+    for (let tick = 1; clock.now() < this.#plan.spanMs; tick += 1) {
+      const until = Math.min(tick * tickMs, this.#plan.spanMs);
+      while (faults[0] !== undefined && faults[0].at < until) {
+        const fault = faults.shift() as Fault;
+        await clock.advance(Math.max(0, fault.at - clock.now()));
+        this.#fault(fault);
+      }
+      await clock.advance(Math.max(0, until - clock.now()));
+      this.#tick(tick);
+    }
+    for (let more = 0; this.fired.length < faultsMin; more += 1) {
+      const act = reserve[more % reserve.length] as TimedAct;
+      this.#fault({ at: clock.now(), worker: 0, step: null, act, ms: 300 + more });
+      await clock.advance(tickMs);
+    }
+  }
+
+  #fault(fault: Fault): void {
+    if (fault.step !== null) {
+      this.#hits.arm(fault as Fault & { readonly step: Step });
+      return;
+    }
+    const busy = this.world.database.openTransactions() > 0 ? "busy" : "idle";
+    if (this.#happenings.act(fault as Fault & { readonly act: TimedAct })) {
+      this.fired.push(`${fault.act}/${busy}`);
+    }
+  }
+
+  #tick(tick: number): void {
+    this.#happenings.tick();
+    this.#witness.compare(this.world, this.#happenings.moved);
+    if (tick % seekEveryTicks === 0) this.#repair();
+  }
+
+  /** What a person does about partitions whose position was lost. */
+  #repair(): void {
+    for (const partition of this.#waiting) {
+      const seeking = this.#operator.seek({
+        ...{ consumer: consumerName, topic: orders.name, partitions: [partition] },
+        ...{ to: "earliest", replay: false, reason: "the log has lost records" },
+      });
+      seeking.then(
+        () => {
+          this.#waiting.delete(partition);
+          this.world.forgetPositions(partition);
+          this.world.trace.note("operator", `seek ${partition}`);
+        },
+        // The database or Kafka is away: tried again.
+        () => undefined,
+      );
+    }
+  }
+
+  async #liveness(): Promise<void> {
+    for (let tick = 1; tick <= livenessTicks && !this.#settled(); tick += 1) {
+      await this.world.clock.advance(tickMs);
+      this.#tick(tick);
+    }
+    // The group's offsets follow a while later.
+    for (let tick = 1; tick <= followTicks && !this.#followed(); tick += 1) {
+      await this.world.clock.advance(tickMs);
+    }
+    this.#witness.compare(this.world, new Set());
+  }
+
+  #settled(): boolean {
+    const { world } = this;
+    if (!this.#sources.done || this.#waiting.size > 0 || world.outboxRows() > 0) return false;
+    if (world.clock.now() < this.#hits.quietAt) return false;
+    const positions = world.committed();
+    for (let partition = 0; partition < this.#plan.partitions; partition += 1) {
+      const { end } = world.log(partition).state();
+      if (positions.get(partition)?.nextOffset !== end) return false;
+    }
+    return this.#workers.every(({ running }) => running);
+  }
+
+  #followed(): boolean {
+    const group = this.world.groupOffsets();
+    return [...this.world.committed()].every(([partition, { nextOffset }]) => {
+      return (group.get(partition) ?? nextOffset) === nextOffset;
+    });
+  }
+
+  async #stop(): Promise<readonly string[]> {
+    for (const worker of this.#workers) worker.end();
+    for (let tick = 0; tick < stopTicks; tick += 1) {
+      if (this.#workers.every(({ down }) => down)) break;
+      await this.world.clock.advance(tickMs);
+    }
+    this.#witness.compare(this.world, new Set());
+    return this.#workers.filter(({ down }) => !down).map(({ name }) => name);
+  }
+
+  /** Drawn once per message, whoever handles it first. */
+  #quirkOf(id: string): Quirk {
+    const known = this.#quirks.get(id);
+    if (known !== undefined) return known;
+    const { failing, swallowing, committing } = this.#plan;
+    const { random } = this.world.clock;
+    const draw = (share: number, times: number) => (random() < share ? times : 0);
+    const quirk = {
+      throws: draw(failing, 1 + Math.floor(random() * 2)),
+      swallows: draw(swallowing, 1),
+      commits: draw(committing, 1),
+    };
+    this.#quirks.set(id, quirk);
+    return quirk;
+  }
+}

@@ -1,0 +1,217 @@
+// Owns the judgement of one run: its history for the checker, and what only a simulator can see.
+
+import { BrokerError, type OnceboxError, type OnceboxEvent, PositionError } from "@oncebox/core";
+import { MemoryDatabaseError } from "@oncebox/testing";
+import {
+  type Anomaly,
+  check,
+  type Delivery,
+  type Effect,
+  type History,
+  type Intent,
+  type LogEnd,
+  type OffsetPair,
+} from "../fixtures/checker.ts";
+import { type Happenings, recordsOf } from "./happenings.ts";
+import { type Manners, manners } from "./manners.ts";
+import type { Sources } from "./sources.ts";
+import { PlannedFailure } from "./worker.ts";
+import { type EffectRow, invoices, orders, type World } from "./world.ts";
+
+/** What the checker does not name. */
+const ownAnomalies = {
+  attemptSpent: "messages that were blamed for trouble of the database",
+  floorAnomaly: "rows of the outbox below their floor",
+  unannounced: "records taken away before they were read, of which nobody said so",
+  totals: "counters that differ from the effects they count: lost updates",
+  unstopped: "processes that did not stop in time",
+  broke: "errors that nobody caught",
+} as const;
+
+export type Finding = Anomaly | keyof typeof ownAnomalies | keyof typeof manners;
+
+/** A finding, and what was found. */
+export type Findings = ReadonlyMap<Finding, readonly string[]>;
+
+interface Range {
+  readonly partition: number;
+  readonly from: bigint;
+  readonly to: bigint;
+}
+
+const globalFailures: ReadonlySet<string> = new Set([
+  "connection-lost",
+  "unavailable",
+  "read-only",
+]);
+
+/** What the processes say, as far as the judgement needs it. */
+export class Witness {
+  readonly deliveries: Delivery[] = [];
+  readonly announced: Range[] = [];
+  readonly blamed: string[] = [];
+  readonly belowFloor: string[] = [];
+  readonly broken: string[] = [];
+  readonly pairs = new Map<string, OffsetPair>();
+
+  event(worker: string, event: OnceboxEvent): void {
+    if (event.type === "inbox.chunk-opening") {
+      const { topic, partition, firstOffset, endOffset, messages } = event;
+      this.deliveries.push({ worker, topic, partition, firstOffset, endOffset, messages });
+    } else if (event.type === "inbox.displaced") {
+      this.#announce(event.partition, event.error);
+    } else if (event.type === "inbox.blocked") {
+      const why = blame(event.error);
+      if (why !== null) this.blamed.push(`${event.partition}@${event.offset}: ${why}`);
+    } else if (event.type === "outbox.floor-anomaly") this.belowFloor.push(`${event.rows} rows`);
+  }
+
+  broke(error: unknown): void {
+    this.broken.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  }
+
+  /** Where a position was moved back on purpose, the group follows a while later. */
+  compare(world: World, moved: ReadonlySet<number>): void {
+    const positions = world.committed();
+    for (const [partition, groupOffset] of world.groupOffsets()) {
+      if (moved.has(partition)) continue;
+      const nextOffset = positions.get(partition)?.nextOffset ?? -1n;
+      const pair = { topic: orders.name, partition, groupOffset, nextOffset };
+      this.pairs.set(`${partition} ${groupOffset} ${nextOffset}`, pair);
+    }
+  }
+
+  #announce(partition: number, error: OnceboxError): void {
+    const { from, to } = error.details as { readonly from?: unknown; readonly to?: unknown };
+    if (!(error instanceof PositionError)) return;
+    if (typeof from === "bigint" && typeof to === "bigint") {
+      this.announced.push({ partition, from, to });
+    }
+  }
+}
+
+/** Why a failed handling is no failure of its message; null where it is one. */
+function blame(error: unknown): string | null {
+  for (let link = error; link instanceof Error; link = link.cause as unknown) {
+    if (link instanceof PlannedFailure) return null;
+    if (link instanceof MemoryDatabaseError && globalFailures.has(link.failure)) {
+      return link.message;
+    }
+    if (link instanceof BrokerError) return link.message;
+  }
+  return null;
+}
+
+/** What has to be looked at besides the servers. */
+export interface Judged {
+  readonly sources: Sources;
+  readonly happenings: Happenings;
+  readonly manners: Manners;
+}
+
+export function judge(
+  world: World,
+  witness: Witness,
+  { sources, happenings, manners: watch }: Judged,
+): Findings {
+  const effects = effectsOf(world);
+  const findings = new Map<Finding, readonly string[]>();
+  const report = check(historyOf(world, witness, sources, effects));
+  for (const [name, list] of Object.entries(report.found)) findings.set(name as Anomaly, list);
+  if (world.plan.publishing) {
+    const published = check(invoiceHistory(world, effects));
+    for (const name of ["unpublished", "uncommitted", "disordered"] as const) {
+      const own = published.found[name].map((line) => `invoice ${line}`);
+      findings.set(name, [...(findings.get(name) ?? []), ...own]);
+    }
+  }
+  for (const name of Object.keys(manners) as (keyof typeof manners)[]) {
+    findings.set(name, watch.found[name]);
+  }
+  findings.set("attemptSpent", witness.blamed);
+  findings.set("floorAnomaly", witness.belowFloor);
+  findings.set("broke", witness.broken);
+  findings.set("totals", wrongTotals(world, effects));
+  findings.set("unannounced", unannounced(world, witness, happenings, effects));
+  // A handler that commits behind our back may be repeated: it must not be lost.
+  if (world.plan.committing > 0) {
+    for (const name of ["doubled", "totals", "inverted"] as const) findings.delete(name);
+  }
+  for (const [name, list] of findings) if (list.length === 0) findings.delete(name);
+  return findings;
+}
+
+function effectsOf({ database }: World): readonly Effect[] {
+  return database.rows<EffectRow>("effects").map((row, place) => {
+    return { ...row, topic: orders.name, position: BigInt(place) };
+  });
+}
+
+function historyOf(
+  world: World,
+  witness: Witness,
+  sources: Sources,
+  effects: readonly Effect[],
+): History {
+  const { gone, aborted, positions, plan } = world;
+  const records = recordsOf(world, orders.name);
+  // What a log lost is nobody's debt: `unannounced` asks whether it was told.
+  const kept = new Set(records.map(({ id }) => id));
+  const excused = new Set(gone.map(({ id }) => id).filter((id) => !kept.has(id)));
+  const intents = sources.intents.map((intent): Intent => {
+    const lost = intent.state === "acknowledged" && excused.has(intent.id);
+    return lost ? { ...intent, state: "unknown" } : intent;
+  });
+  const logEnds = Array.from({ length: plan.partitions }, (_, partition): LogEnd => {
+    return { topic: orders.name, partition, end: world.log(partition).state().end };
+  });
+  const placed = world.database.rows<string>("placed").filter((id) => !excused.has(id));
+  const committed = plan.source === "outbox" ? placed : null;
+  return {
+    ...{ intents, committed, records, logEnds, effects, positions, gone, aborted },
+    deliveries: witness.deliveries,
+    offsets: [...witness.pairs.values()],
+  };
+}
+
+/** What the handlers published: each effect owes one message, in the order of its key's effects. */
+function invoiceHistory(world: World, effects: readonly Effect[]): History {
+  return {
+    intents: effects.map(({ id, key, sequence }) => ({ id, key, sequence, state: "acknowledged" })),
+    committed: effects.map(({ id }) => id),
+    records: recordsOf(world, invoices.name),
+    ...{ logEnds: [], deliveries: [], effects: [], positions: [], offsets: [] },
+  };
+}
+
+function wrongTotals({ database }: World, effects: readonly Effect[]): readonly string[] {
+  const counted = database.rows<number>("totals").reduce((sum, each) => sum + each, 0);
+  return counted === effects.length ? [] : [`${counted} counted, ${effects.length} effects`];
+}
+
+/** Records that retention took before they were read; only where nothing else happened to the log. */
+function unannounced(
+  { gone }: World,
+  { announced }: Witness,
+  { losses }: Happenings,
+  effects: readonly Effect[],
+): readonly string[] {
+  const applied = new Set(effects.map(({ id }) => id));
+  return losses
+    .filter(({ act, partition }) => {
+      const here = losses.filter((loss) => loss.partition === partition);
+      return act === "retention-ahead" && here.length === 1;
+    })
+    .flatMap(({ partition }) =>
+      gone.filter((record) => {
+        const told = announced.some(
+          ({ partition: where, from, to }) =>
+            where === partition && from <= record.offset && record.offset <= to,
+        );
+        return (
+          record.partition === partition && record.id !== null && !applied.has(record.id) && !told
+        );
+      }),
+    )
+    .map(({ id, partition, offset }) => `${id} at ${partition}@${offset}`);
+}

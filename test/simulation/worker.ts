@@ -1,0 +1,236 @@
+// Owns one place where a process runs, and the processes that run there one after another: each a
+// consumer and a relay of the core, with a handler that leaves traces. Started, killed, frozen, asked
+// to leave; decides nothing about when.
+
+import {
+  type BrokerProducer,
+  type Consumer,
+  createConsumer,
+  createOutboxRelay,
+  type OnceboxEvent,
+  type OutboxRelay,
+  type OutgoingRecord,
+  type Run,
+} from "@oncebox/core";
+import { behind, type MemoryProcess, type MemoryTx, memoryProcess } from "@oncebox/testing";
+import { consumerName, invoices, type Order, orders, type World } from "./world.ts";
+
+export const sessionTimeoutMs = 3_000;
+const stopDeadlineMs = 6_000;
+const startAgainMs = 1_000;
+const noticedWithinMs = 2_500;
+
+/** Thrown by a handler because the plan says so: the only thing that may spend an attempt. */
+export class PlannedFailure extends Error {
+  override readonly name = "PlannedFailure";
+}
+
+/** What a handler does wrong with a message, and how often. */
+export interface Quirk {
+  throws: number;
+  swallows: number;
+  commits: number;
+}
+
+export interface Listener {
+  readonly event: (worker: string, event: OnceboxEvent) => void;
+  readonly quirk: (id: string) => Quirk;
+  /** Something failed that must not fail. */
+  readonly broke: (error: unknown) => void;
+  /** The records are about to be sent by the process of this place. */
+  readonly publishing: (records: readonly OutgoingRecord[], place: number) => void;
+  readonly watched: (worker: string, producer: BrokerProducer) => BrokerProducer;
+}
+
+type State = "running" | "frozen" | "down";
+
+export class Worker {
+  readonly place: number;
+  readonly #world: World;
+  readonly #listener: Listener;
+  #number = 0;
+  #process: MemoryProcess | null = null;
+  #consumer: Consumer<MemoryTx> | null = null;
+  #relay: OutboxRelay | null = null;
+  #state: State = "down";
+  #leaving = false;
+  #over = false;
+
+  constructor(place: number, world: World, listener: Listener) {
+    this.place = place;
+    this.#world = world;
+    this.#listener = listener;
+  }
+
+  get name(): string {
+    return `w${this.place}.${this.#number}`;
+  }
+
+  get running(): boolean {
+    return this.#state === "running" && !this.#leaving;
+  }
+
+  /** The member by which its group knows it now. */
+  get member(): string | null {
+    const members = this.#world.outside.admin.members(consumerName);
+    return members.find((each) => each.startsWith(`${this.name}-`)) ?? null;
+  }
+
+  get network() {
+    return this.#process?.broker.network ?? null;
+  }
+
+  /** Starts a process, and others until one has started: as whoever runs processes does. */
+  start(): void {
+    if (this.#state !== "down" || this.#over) return;
+    this.#number += 1;
+    this.#state = "running";
+    const { name } = this;
+    const { clock, cluster, database, plan } = this.#world;
+    const process = memoryProcess({
+      ...{ clock, cluster, database, name },
+      broker: {
+        ...{ sessionTimeoutMs, heartbeatIntervalMs: 700, rebalanceTimeoutMs: 4_000 },
+        ...{ publishTimeoutMs: 2_000, maxWaitMs: 900, batchRecordsMax: plan.batchRecordsMax },
+      },
+      storage: { idleInTransactionTimeoutMs: 2_500, lockTimeoutMs: 4_000 },
+    });
+    this.#process = process;
+    const observer = (event: OnceboxEvent) => this.#listener.event(name, event);
+    const common = { storage: process.storage, clock: process.clock, observer };
+    const consumer = createConsumer({
+      ...common,
+      ...{ name: consumerName, broker: process.broker, chunkSizeMax: plan.chunkSizeMax },
+      handlerTimeoutMs: 2_000,
+    }).handle(orders, this.#handler(name));
+    const relay = createOutboxRelay({
+      ...common,
+      broker: this.#noting(process),
+      ...{ leaseDurationMs: 5_000, pollBusyMs: 100, sweepIntervalMs: 10_000 },
+    });
+    this.#consumer = consumer;
+    this.#relay = relay;
+    Promise.all([consumer.start(), relay.start()])
+      .catch(async (error: unknown) => {
+        if (this.#process !== process) return;
+        this.#world.trace.note(name, `start failed: ${(error as Error).message}`);
+        await this.#stop();
+        this.#startAfter(startAgainMs);
+      })
+      .catch((error: unknown) => this.#listener.broke(error));
+  }
+
+  /** SIGKILL, and another process after so long. The database notices a while later. */
+  kill(againMs: number): void {
+    const process = this.#process;
+    if (process === null || this.#state === "down") return;
+    const { name } = this;
+    const { clock, database } = this.#world;
+    process.freeze();
+    this.#forget();
+    const noticed = clock.sleep(againMs % noticedWithinMs);
+    noticed.then(() => database.faults.cutConnections(name)).catch(() => undefined);
+    this.#startAfter(againMs);
+  }
+
+  freeze(): void {
+    if (this.#state !== "running") return;
+    this.#state = "frozen";
+    this.#process?.freeze();
+  }
+
+  thaw(): void {
+    if (this.#state !== "frozen") return;
+    this.#state = "running";
+    this.#process?.thaw();
+  }
+
+  /** SIGTERM: an ordered stop, and another process after so long. */
+  leave(againMs = 0): void {
+    if (!this.running) return;
+    this.#leaving = true;
+    const stopping = this.#stop().then(() => this.#startAfter(againMs));
+    stopping.catch((error: unknown) => this.#listener.broke(error));
+  }
+
+  get down(): boolean {
+    return this.#state === "down";
+  }
+
+  /** Nothing starts here any more; what runs stops. */
+  end(): void {
+    this.#over = true;
+    this.leave();
+  }
+
+  pause(): void {
+    this.#consumer?.pause();
+  }
+
+  resume(): void {
+    this.#consumer?.resume();
+  }
+
+  #startAfter(ms: number): void {
+    const starting = this.#world.clock.sleep(ms).then(() => this.start());
+    starting.catch((error: unknown) => this.#listener.broke(error));
+  }
+
+  async #stop(): Promise<void> {
+    const process = this.#process;
+    const deadline = { deadlineMs: stopDeadlineMs };
+    await Promise.all([this.#consumer?.stop(deadline), this.#relay?.stop(deadline)]);
+    if (this.#process === process) this.#forget();
+  }
+
+  #forget(): void {
+    this.#state = "down";
+    this.#leaving = false;
+    this.#process = null;
+    this.#consumer = null;
+    this.#relay = null;
+  }
+
+  /** The broker of the process, which says whose records are on their way. */
+  #noting({ broker }: MemoryProcess) {
+    const { place, name } = this;
+    const { publishing, watched } = this.#listener;
+    return {
+      ...broker,
+      producer: async () => {
+        const producer = watched(name, await broker.producer());
+        return {
+          ...producer,
+          publish: (records: readonly OutgoingRecord[]) => {
+            publishing(records, place);
+            return producer.publish(records);
+          },
+        };
+      },
+    };
+  }
+
+  #handler(worker: string): Run<Order, MemoryTx> {
+    const { publishing } = this.#world.plan;
+    return async ({ value, partition, offset }, tx, { outbox }) => {
+      const quirk = this.#listener.quirk(value.id);
+      if (quirk.throws > 0) {
+        quirk.throws -= 1;
+        throw new PlannedFailure(`${value.id} fails`);
+      }
+      if (quirk.swallows > 0) {
+        quirk.swallows -= 1;
+        await behind(tx)
+          .failStatement()
+          .catch(() => undefined);
+      }
+      await tx.append("effects", { ...value, partition, offset, worker });
+      await tx.update<number>("totals", value.key, (sum) => (sum ?? 0) + 1);
+      if (publishing) await outbox.enqueue(invoices.message({ key: value.key, value }));
+      if (quirk.commits > 0) {
+        quirk.commits -= 1;
+        await behind(tx).endSecretly({ begin: true });
+      }
+    };
+  }
+}

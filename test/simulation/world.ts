@@ -1,0 +1,203 @@
+// Owns the servers of one run and what is known of them from outside: a cluster and a database in
+// memory, the topics, every value a partition's row has had, and the trace. Decides nothing.
+
+import { createHash } from "node:crypto";
+import { defineTopic, json, OnceboxError, type OnceboxEvent } from "@oncebox/core";
+import {
+  type ManualClock,
+  type MemoryBroker,
+  type MemoryCluster,
+  type MemoryDatabase,
+  manualClock,
+  memoryBroker,
+  memoryCluster,
+  memoryDatabase,
+} from "@oncebox/testing";
+import type { LogRecord, Position } from "../fixtures/checker.ts";
+import type { Plan } from "./plan.ts";
+
+export interface Order {
+  readonly id: string;
+  readonly key: string;
+  /** Place among the messages of its key. */
+  readonly sequence: number;
+}
+
+export const orders = defineTopic({ name: "orders", value: json<Order>() });
+export const invoices = defineTopic({ name: "invoices", value: json<Order>() });
+export const consumerName = "billing";
+
+/** A row of `effects`: what a handler leaves behind. */
+export interface EffectRow extends Order {
+  readonly partition: number;
+  readonly offset: bigint;
+  readonly worker: string;
+}
+
+/** What the partition table holds, as far as it is looked at from outside. */
+interface StoredPosition extends Position {
+  readonly owner: string | null;
+}
+
+interface Change {
+  readonly row: unknown;
+}
+
+interface OpenTransaction {
+  readonly state: string;
+  readonly changes: ReadonlyMap<string, ReadonlyMap<string, Change>>;
+}
+
+/** The tables behind a memory database: a trigger on a real one sees the same. */
+interface TablesBehind {
+  commit: (transaction: OpenTransaction) => void;
+  get: (transaction: null, table: string, key: string) => unknown;
+  entries: (transaction: null, table: string) => readonly (readonly [string, unknown])[];
+}
+
+interface LogBehind {
+  readonly state: () => {
+    readonly start: bigint;
+    readonly end: bigint;
+    readonly lastStable: bigint;
+  };
+}
+
+/** Everything that happened, in one number; kept as text only where somebody wants to read it. */
+export class Trace {
+  readonly #hash = createHash("sha256");
+  readonly #sink: ((line: string) => void) | null;
+  readonly #clock: ManualClock;
+  lines = 0;
+
+  constructor(clock: ManualClock, sink: ((line: string) => void) | null) {
+    this.#clock = clock;
+    this.#sink = sink;
+  }
+
+  note(who: string, what: string): void {
+    this.lines += 1;
+    const line = `${this.#clock.now().toFixed(3)} ${who} ${what}`;
+    this.#hash.update(line);
+    this.#sink?.(line);
+  }
+
+  event(who: string, event: OnceboxEvent): void {
+    let text = event.type as string;
+    for (const [name, value] of Object.entries(event)) {
+      if (name !== "type" && name !== "consumer" && name !== "topic") text += ` ${shown(value)}`;
+    }
+    this.note(who, text);
+  }
+
+  digest(): string {
+    return this.#hash.digest("hex").slice(0, 16);
+  }
+}
+
+function shown(value: unknown): string {
+  if (value instanceof OnceboxError) return `${value.code} (${value.message})`;
+  if (value instanceof Error) return value.message;
+  if (Array.isArray(value)) return `[${value.map(shown).join(",")}]`;
+  if (typeof value !== "object" || value === null) return String(value);
+  return Object.values(value).map(shown).join("/");
+}
+
+export class World {
+  readonly plan: Plan;
+  readonly clock: ManualClock;
+  readonly cluster: MemoryCluster;
+  readonly database: MemoryDatabase;
+  /** What others do to the cluster. */
+  readonly outside: MemoryBroker;
+  readonly trace: Trace;
+  /** Every value of every partition's row since the last move by hand. */
+  positions: Position[] = [];
+  /** Records that lay in the log and were taken away. */
+  readonly gone: LogRecord[] = [];
+  /** Records whose transaction was aborted. */
+  readonly aborted: LogRecord[] = [];
+
+  constructor(plan: Plan, sink: ((line: string) => void) | null) {
+    this.plan = plan;
+    this.clock = manualClock({ seed: plan.seed });
+    const { clock } = this;
+    this.cluster = memoryCluster({ clock });
+    this.database = memoryDatabase({ clock, statementMs: () => clock.random() * 4 });
+    this.outside = memoryBroker({ clock, cluster: this.cluster, name: "outside" });
+    this.trace = new Trace(clock, sink);
+    this.outside.admin.createTopic(orders.name, { partitions: plan.partitions });
+    this.outside.admin.createTopic(invoices.name, { partitions: 2 });
+    this.#watchPositions();
+  }
+
+  get #tables(): TablesBehind {
+    return (this.database as unknown as { readonly tables: TablesBehind }).tables;
+  }
+
+  log(partition: number): LogBehind {
+    const { cluster } = this as unknown as {
+      readonly cluster: { readonly log: (at: { topic: string; partition: number }) => LogBehind };
+    };
+    return cluster.log({ topic: orders.name, partition });
+  }
+
+  /** Rows of the outbox that are committed and not deleted. */
+  outboxRows(): number {
+    return this.#tables.entries(null, "outbox").length;
+  }
+
+  /** Who holds a lane, as it is committed now. */
+  lane(lane: number): { readonly owner: string; readonly leasedUntil: number } | null {
+    const row = this.#tables.get(null, "lanes", String(lane));
+    return (row as { owner: string; leasedUntil: number } | undefined) ?? null;
+  }
+
+  /** The position that is committed now, by partition. */
+  committed(): ReadonlyMap<number, StoredPosition> {
+    const rows = this.#tables.entries(null, "partitions").map(([, row]) => row as StoredPosition);
+    return new Map(rows.map((row) => [row.partition, row]));
+  }
+
+  groupOffsets(): ReadonlyMap<number, bigint> {
+    const { cluster } = this as unknown as {
+      readonly cluster: {
+        readonly groups: ReadonlyMap<
+          string,
+          {
+            readonly offsets: (
+              topics: readonly string[],
+            ) => readonly { readonly partition: number; readonly offset: bigint }[];
+          }
+        >;
+      };
+    };
+    const offsets = cluster.groups.get(consumerName)?.offsets([orders.name]) ?? [];
+    return new Map(offsets.map(({ partition, offset }) => [partition, offset]));
+  }
+
+  /** Positions were moved by hand or by a restore: the history begins anew with those of now. */
+  forgetPositions(moved: number | null = null): void {
+    const others = this.positions.filter(({ partition }) => {
+      return moved !== null && partition !== moved;
+    });
+    const now = [...this.committed().values()].filter(({ partition }) => {
+      return moved === null || partition === moved;
+    });
+    this.positions = [...others, ...now];
+  }
+
+  #watchPositions(): void {
+    const tables = this.#tables;
+    const commit = tables.commit.bind(tables);
+    tables.commit = (transaction) => {
+      if (transaction.state === "open") {
+        for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
+          const { consumer, topic, partition, epoch, nextOffset } = row as StoredPosition;
+          this.positions.push({ consumer, topic, partition, epoch, nextOffset });
+        }
+      }
+      commit(transaction);
+    };
+  }
+}
