@@ -196,5 +196,11 @@ export function planOf(seed: number): Plan {
     }
     return { ...common, step: null, act: timed.length > 0 ? pick(timed) : "kill" };
   });
-  return { ...settings, faults: faults.sort((a, b) => a.at - b.at) };
+  // Below a position that a seek left, an early commit is taken for the time before (decision 0019).
+  const sought = faults.some(({ act }) => needsIds.has(act as TimedAct));
+  return {
+    ...settings,
+    committing: sought ? 0 : settings.committing,
+    faults: faults.sort((a, b) => a.at - b.at),
+  };
 }
