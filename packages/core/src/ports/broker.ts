@@ -176,7 +176,8 @@ export interface Broker {
   readonly partitionOf: (key: Uint8Array | null, id: string, partitions: number) => number;
   /**
    * Of every partition: the first offset kept, the next one, or the first one at or after a time
-   * (milliseconds since 1970; the next one where there is none). Throws BrokerError `topic-missing`.
+   * (milliseconds since 1970; the next one where there is none). The next one is that of the first
+   * open transaction, where there is any: it is not passed over. Throws BrokerError `topic-missing`.
    */
   readonly offsets: (
     topic: string,

@@ -323,3 +323,38 @@ it("leaves a producer in the dark, whether it stored its records or not", async 
   const keys = admin.stored(topic).map(({ key }) => decoder.decode(key ?? undefined));
   expect(keys).toEqual(["unknown-stored", "after", "late"]);
 });
+
+describe("what Kafka says in corner cases", () => {
+  it("is said here too: nothing that an open transaction may commit is passed over", async () => {
+    const { clock, broker, admin } = scene();
+    admin.produce(topic, 0, [{ value: "a", timestamp: 1_000n }]);
+    const open = admin.transaction();
+    open.write(topic, 0, [{ value: "b", timestamp: 2_000n }]);
+    admin.produce(topic, 0, [{ value: "c", timestamp: 3_000n }]);
+    const next = async (from: "latest" | { readonly timestamp: bigint }) =>
+      (await on(clock, broker.offsets(topic, from))).offsets.get(0);
+    expect(await next("latest")).toBe(1n);
+    expect(await next({ timestamp: 3_000n })).toBe(1n);
+    open.abort();
+    expect(await next("latest")).toBe(4n);
+    expect(await next({ timestamp: 3_000n })).toBe(2n);
+  });
+
+  it("is said here too: a missing partition is the trouble of its topic", async () => {
+    const { clock, broker } = scene();
+    const producer = await broker.producer();
+    const record = { topic, partition: 7, key: null, value: null, headers: [] };
+    const { refused } = await on(clock, producer.publish([record]));
+    expect(refused.map(({ scope }) => scope)).toEqual(["topic"]);
+  });
+
+  it.each([
+    [1n, { kind: "log-diverged", endOffset: null }],
+    [5n, { kind: "out-of-range", log: { start: 0n, end: 2n } }],
+  ] as const)("is said here too: position %s with an epoch never seen", (offset, expected) => {
+    const { admin, cluster } = scene();
+    admin.produce(topic, 0, values("a", "b"));
+    const found = cluster.log(at).displacement({ offset, topicId: null, leaderEpoch: 7 });
+    expect(found).toEqual(expected);
+  });
+});

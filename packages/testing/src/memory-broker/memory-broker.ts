@@ -150,7 +150,8 @@ function questions(cluster: MemoryCluster, ask: <R>(work: () => R) => Promise<R>
         const { id: topicId, logs } = cluster.topic(topic);
         const offsets = logs.map((log) => {
           if (typeof at === "object") return log.offsetAt(at.timestamp);
-          return at === "earliest" ? log.state().start : log.state().end;
+          // What an open transaction may still commit is not passed over.
+          return at === "earliest" ? log.state().start : log.state().lastStable;
         });
         return { topicId, offsets: new Map(offsets.entries()) };
       }),

@@ -124,14 +124,16 @@ export class PartitionLog {
   /** Whether a position fits; null: it does. The topic's id is the caller's to compare. */
   displacement({ offset, leaderEpoch }: FetchPosition): Displacement | null {
     const bounds = { start: this.#start, end: this.#end };
+    const inside = offset >= this.#start && offset <= this.#end;
     if (leaderEpoch !== null) {
       const end = this.#endOfEpoch(leaderEpoch);
+      // Nobody knows how far a log agrees whose epoch was never seen here.
+      if (end === null && inside) return { kind: "log-diverged", endOffset: null };
       if (end === null) return { kind: "out-of-range", log: bounds };
       if (end.offset < offset || end.epoch < leaderEpoch) {
         return { kind: "log-diverged", endOffset: min(end.offset, offset) };
       }
     }
-    const inside = offset >= this.#start && offset <= this.#end;
     return inside ? null : { kind: "out-of-range", log: bounds };
   }
 
@@ -158,12 +160,13 @@ export class PartitionLog {
     return this.#answer(records, endOffset, false);
   }
 
-  /** The first offset at or after a time; the end where there is none. */
+  /** The first offset at or after a time; never behind where an open transaction begins. */
   offsetAt(timestamp: bigint): bigint {
     const found = this.#entries.find(
       ({ record }) => record !== null && record.timestamp >= timestamp,
     );
-    return found?.offset ?? this.#end;
+    const stable = this.#lastStable();
+    return found === undefined ? stable : min(found.offset, stable);
   }
 
   /** Everything in the log that was not aborted. */

@@ -90,7 +90,8 @@ function refusalOf(cluster: MemoryCluster, record: OutgoingRecord): Refusal | nu
   const topic = cluster.topics.get(record.topic);
   if (topic === undefined) return { refused: topicMissing([record.topic]), scope: "topic" };
   if (topic.logs[record.partition] === undefined) {
-    return refused(`${record.topic} has no partition ${record.partition}`, "message");
+    // Not the record's own fault: it would be taken where its topic had more of them.
+    return refused(`${record.topic} has no partition ${record.partition}`, "topic");
   }
   const bytes = recordBytes(record);
   if (bytes <= topic.recordBytesMax) return null;
