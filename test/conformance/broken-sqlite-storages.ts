@@ -36,7 +36,7 @@ const statements = {
   taker: /FROM oncebox_inbox_messages\s+WHERE consumer/,
   advance: /SET next_offset = \?/,
   claim: /epoch = epoch \+ 1, owner = \?/,
-  held: /^\s*SELECT 1 FROM oncebox_inbox_partitions[\s\S]*p\.token = \?/,
+  held: /^\s*SELECT p\.next_offset FROM oncebox_inbox_partitions[\s\S]*p\.token = \?/,
   bind: /UPDATE oncebox_consumers SET group_id/,
   registered: /^\s*SELECT 1 FROM oncebox_inbox_partitions[\s\S]*LIMIT 1/,
   addPartition: /INSERT INTO oncebox_inbox_partitions/,

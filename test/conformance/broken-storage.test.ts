@@ -43,6 +43,9 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
   "I1: a claim that was taken over is not told": [
     "I1 of many claims those taken over are lost, and asking neither waits nor takes",
   ],
+  "I1: a position that was set back is not told": [
+    "I1 a claim is lost as well where its row stands elsewhere than its holder believes",
+  ],
   "I1: a chunk does not lock its partition's row": [
     "I1 a claim waits for an open chunk and counts on from where that left the row",
     "I1 a claim's wait is bounded, names who blocks, and leaves the holder its claim",

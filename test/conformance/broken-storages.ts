@@ -69,8 +69,12 @@ export const brokenStorages = {
     "coalesce(p.token, gen_random_uuid())",
   ]),
   "I1: a claim that was taken over is not told": altered("lost_claims", [
-    /p\.token IS DISTINCT FROM g\.token/,
-    "p.consumer IS NULL",
+    /\(p\.token, p\.next_offset\) IS DISTINCT FROM \(g\.token, g\.next_offset\)/,
+    "p.next_offset IS DISTINCT FROM g.next_offset",
+  ]),
+  "I1: a position that was set back is not told": altered("lost_claims", [
+    /\(p\.token, p\.next_offset\) IS DISTINCT FROM \(g\.token, g\.next_offset\)/,
+    "p.token IS DISTINCT FROM g.token",
   ]),
   "I1: a chunk does not lock its partition's row": altered("open", [/FOR NO KEY UPDATE/, ""]),
   "I2: a chunk is opened under any claim": altered("open", [

@@ -226,6 +226,18 @@ describe.skipIf(!hasKafka())("fenced", () => {
     expect(error).toMatchObject({ code: "position-rewound", details: { known: 3n, found: 1n } });
     expect((await s.effectsReach(6)).slice(3)).toEqual(["b", "c", "d"]);
   });
+
+  // Guards the positions in the look at idle claims: the token is still the holder's.
+  it("B9: a row set back is followed where no further message comes", async () => {
+    await using s = await scene();
+    await s.produce(0, "a", "b", "c");
+    await s.consumer().start();
+    await s.effectsReach(3);
+    await s.pool.query("UPDATE oncebox.inbox_partitions SET next_offset = 1");
+    expect((await s.effectsReach(5)).slice(3)).toEqual(["b", "c"]);
+    const { error } = await s.ear.waitFor("inbox.displaced");
+    expect(error).toMatchObject({ code: "position-rewound", details: { known: 3n, found: 1n } });
+  });
 });
 
 describe.skipIf(!hasKafka())("another assignment", () => {

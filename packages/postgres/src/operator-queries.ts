@@ -90,12 +90,12 @@ const positionsText = (own: string) => `
 // is old when it comes: it may end work early, and proves nothing. The fence is oncebox_open's.
 const lostClaimsText = (own: string) => `
   SELECT g.place
-  FROM unnest($1::text[], $2::text[], $3::integer[], $4::uuid[]) WITH ORDINALITY
-    AS g (consumer, topic, partition, token, place)
+  FROM unnest($1::text[], $2::text[], $3::integer[], $4::uuid[], $5::bigint[]) WITH ORDINALITY
+    AS g (consumer, topic, partition, token, next_offset, place)
   LEFT JOIN ${own}consumers c ON c.name = g.consumer
   LEFT JOIN ${own}inbox_partitions p
     ON p.consumer = c.id AND p.topic = g.topic AND p.partition = g.partition
-  WHERE p.token IS DISTINCT FROM g.token
+  WHERE (p.token, p.next_offset) IS DISTINCT FROM (g.token, g.next_offset)
   ORDER BY g.place`;
 
 function lookQueries(own: string) {
@@ -111,6 +111,7 @@ function lookQueries(own: string) {
         textArray(claims.map((claim) => claim.topic)),
         plainArray(claims.map((claim) => claim.partition)),
         plainArray(claims.map((claim) => claim.token)),
+        plainArray(claims.map((claim) => claim.nextOffset)),
       ),
   } satisfies Partial<OperatorQueries>;
 }

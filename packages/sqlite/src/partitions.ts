@@ -44,7 +44,9 @@ export function partitionVerbs(access: Access): PartitionVerbs {
     claim: (ref, waitMs) => claim(access, ref, waitMs),
     lostClaims: async (claims) => {
       if (claims.length === 0) return [];
-      return reading(access, "look at claims", (db) => claims.filter((each) => !held(db, each)));
+      return reading(access, "look at claims", (db) =>
+        claims.filter((each) => heldAt(db, each) !== each.nextOffset),
+      );
     },
     positions: (consumer) =>
       reading(access, `look at the positions of ${consumer}`, (db) => positions(db, consumer)),
@@ -96,9 +98,11 @@ function logOf(row: LogColumns): LogMark {
   };
 }
 
-export function held(db: Database, claim: PartitionClaim): boolean {
+/** The position of a claim that is held; null of one that is not. */
+export function heldAt(db: Database, claim: PartitionClaim): bigint | null {
   const { consumer, topic, partition, token } = claim;
-  return one(db, heldText, consumer, topic, int(partition), token) !== undefined;
+  const values = [consumer, topic, int(partition), token] as const;
+  return one<{ next_offset: bigint }>(db, heldText, ...values)?.next_offset ?? null;
 }
 
 function positions(db: Database, name: string): Awaited<ReturnType<PartitionVerbs["positions"]>> {

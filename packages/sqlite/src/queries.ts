@@ -52,7 +52,7 @@ export const claimText = `
     (SELECT incarnation FROM oncebox_meta) AS incarnation`;
 
 export const heldText = `
-  SELECT 1 FROM oncebox_inbox_partitions p JOIN oncebox_consumers c ON c.id = p.consumer
+  SELECT p.next_offset FROM oncebox_inbox_partitions p JOIN oncebox_consumers c ON c.id = p.consumer
   WHERE c.name = ? AND p.topic = ? AND p.partition = ? AND p.token = ?`;
 
 export const incarnationText = "SELECT incarnation FROM oncebox_meta";

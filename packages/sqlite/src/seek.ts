@@ -1,11 +1,11 @@
 /**
  * Positions moved by hand or by a policy, and the log of who did what. Decides nothing about where
- * to: it moves all or nothing, with the write lock held, and fences whoever read there.
+ * to: it moves all or nothing, with the write lock heldAt, and fences whoever read there.
  */
 import { type AuditEntry, ConfigurationError, type Moved, type StorageVerbs } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
 import { type Access, reading, writing } from "./locking.ts";
-import { held } from "./partitions.ts";
+import { heldAt } from "./partitions.ts";
 import { auditLogText, auditText, partitionText, seekText } from "./queries.ts";
 import { consumerId } from "./record-ids.ts";
 import { checkOffset } from "./registration.ts";
@@ -52,7 +52,7 @@ async function seek(access: Access, request: Seek): Promise<readonly Moved[] | n
 
 function move(db: Database, request: Seek): readonly Moved[] | null {
   const { consumer: name, topic, topicId, moves, replay, expected, audit } = request;
-  if (expected !== null && !held(db, expected)) return null;
+  if (expected !== null && heldAt(db, expected) === null) return null;
   const consumer = consumerId(db, name);
   const rowOf = (partition: number) =>
     consumer === null

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { settled } from "../clock-by-hand.ts";
+import type { Storage } from "../ports/storage.ts";
 import { lastRecordOf } from "./chunk.ts";
 import { makeConsumer, reading } from "./consumer-scene.ts";
 import { offsetMetadata } from "./group-offsets.ts";
@@ -66,6 +67,32 @@ describe("a seek while a partition is idle", () => {
     const wrong = { reason: "wrong-position" };
     expect(scene.ofType("inbox.batch-dropped")).toMatchObject([wrong, wrong]);
     expect([scene.position(), scene.consumer.status()[0]?.state]).toEqual([3n, "reading"]);
+  });
+
+  it("under the same token, as after a restore, is noticed without a message", async () => {
+    // Guards: the look at idle claims compares positions, too (B9). No chunk would ever open.
+    const scene = await reading();
+    await scene.delivered();
+    scene.row.nextOffset = 7n;
+    await scene.advance(3_000);
+    expect(scene.ofType("inbox.fenced")).toHaveLength(1);
+    await scene.advance(4_500);
+    const error = expect.objectContaining({ code: "position-rewound" });
+    expect(scene.ofType("inbox.displaced")).toMatchObject([{ paused: false, error }]);
+    expect(scene.position()).toBe(7n);
+  });
+
+  it("is not seen in what a chunk of its own moved after the question", async () => {
+    // Guards: an answer counts for the very position that was asked for.
+    const scene = await reading();
+    const { lostClaims } = scene.storage as unknown as Pick<Storage<"tx">, "lostClaims">;
+    scene.storage.lostClaims = async (claims: Parameters<typeof lostClaims>[0]) => {
+      await scene.delivered();
+      return lostClaims(claims);
+    };
+    await scene.advance(3_000);
+    expect(scene.handled.length).toBeGreaterThan(0);
+    expect(scene.ofType("inbox.fenced")).toEqual([]);
   });
 
   it("while a chunk is open is left to the fence", async () => {

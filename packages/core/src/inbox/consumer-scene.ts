@@ -84,7 +84,8 @@ function fakeStorage() {
       const replay = { number: 0, until: 0n };
       return { ...ref, ...claimed, token: `${claimed.epoch}`, replay, incarnation: "db-1" };
     },
-    lostClaims: async (claims: readonly PartitionClaim[]) => claims.filter((one) => !holds(one)),
+    lostClaims: async (claims: readonly PartitionClaim[]) =>
+      claims.filter((one) => !holds(one) || rowOf(one.partition).nextOffset !== one.nextOffset),
     open: async (claim: PartitionClaim, records: readonly RecordRef[]) => {
       prove(claim);
       return transaction(claim, records);

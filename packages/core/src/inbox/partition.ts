@@ -100,14 +100,16 @@ export class PartitionWorker {
     return this.reader?.position() ?? null;
   }
 
-  /** The claim, where no chunk runs that would find out by itself that it is lost. */
+  /** The claim as it stands now, where no chunk runs that would find out by itself that it is lost. */
   idleClaim(): PartitionClaim | null {
-    return this.#working || this.#ending.signal.aborted ? null : this.#claim;
+    if (this.#working || this.#ending.signal.aborted || this.#claim === null) return null;
+    return { ...this.#claim, nextOffset: this.#nextOffset ?? this.#claim.nextOffset };
   }
 
-  /** The database says that this claim is held no more. */
-  claimLost(claim: PartitionClaim): void {
-    if (this.idleClaim()?.token !== claim.token) return;
+  /** The database says that this claim is held no more. A chunk may have moved it since the question. */
+  claimLost({ token, nextOffset }: PartitionClaim): void {
+    const now = this.idleClaim();
+    if (now?.token !== token || now.nextOffset !== nextOffset) return;
     this.#stolen = true;
     this.#ring();
   }

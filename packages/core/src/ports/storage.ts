@@ -260,7 +260,11 @@ export interface StorageVerbs {
     ref: PartitionRef & { readonly owner: string },
     waitMs: number,
   ) => Promise<PartitionClaim | null>;
-  /** I1. Which of these claims are held no more. Locks nothing, changes nothing. */
+  /**
+   * I1. Which of these claims are held no more: their token is another, or their row does not stand at
+   * the claim's `nextOffset`, which is where the holder believes it to be. A database that was set
+   * back by a little has the token still. Locks nothing, changes nothing.
+   */
   readonly lostClaims: (claims: readonly PartitionClaim[]) => Promise<readonly PartitionClaim[]>;
 
   /** Where a consumer stands. Locks nothing. */

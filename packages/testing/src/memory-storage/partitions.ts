@@ -25,7 +25,8 @@ export function partitionVerbs(parts: StorageParts): PartitionVerbs {
       return look("look at claims", (transaction) =>
         claims.filter((held) => {
           const row = database.tables.get(transaction, "partitions", partitionKey(held));
-          return (row as PartitionRow | undefined)?.token !== held.token;
+          const { token, nextOffset } = (row as PartitionRow | undefined) ?? {};
+          return token !== held.token || nextOffset !== held.nextOffset;
         }),
       );
     },

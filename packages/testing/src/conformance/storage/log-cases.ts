@@ -94,7 +94,8 @@ const lookCases: readonly StorageCase[] = [
       same(await other.lostClaims([]), [], "the lost ones of no claims");
       same(await other.lostClaims([held, taken, sought]), [], "the lost claims before any loss");
       const live = await claim(other, 1);
-      await seek(other, [{ partition: 2, to: 5n }]);
+      // To where it is: the position alone would not tell.
+      await seek(other, [{ partition: 2, to: 0n }]);
       const unknown = { ...held, consumer: "unknown" };
       const chunk = await storage.open(held, [record(0)]);
       const asked = [unknown, taken, held, { ...sought, topic: "unknown" }, live, sought];
@@ -103,6 +104,21 @@ const lookCases: readonly StorageCase[] = [
       same(places, [0, 1, 3, 5], "the places of the lost claims");
       await chunk.commit(1n, noMark);
       await (await other.open(live, [])).rollback();
+    },
+  },
+  {
+    promise: "I1",
+    name: "a claim is lost as well where its row stands elsewhere than its holder believes",
+    run: async ({ storage }) => {
+      await register(storage, 4n);
+      const held = await claim(storage, 0);
+      const chunk = await storage.open(held, [record(4)]);
+      await chunk.commit(5n, noMark);
+      const here = { ...held, nextOffset: 5n };
+      same(await storage.lostClaims([here]), [], "the lost ones of claims that stand");
+      // As after a restore: the row is lower, its token the same.
+      const ahead = { ...held, nextOffset: 6n };
+      same(await storage.lostClaims([here, ahead]), [ahead], "the lost ones of claims that moved");
     },
   },
   {
