@@ -227,3 +227,19 @@ test("knex: a handler cut off leaves nothing, and its connection to others", asy
   await expect(storage.enqueue(strange, [])).rejects.toMatchObject({ code: "invalid-handle" });
   await knex.destroy();
 });
+
+test("knex: a handler that ended the transaction can neither enqueue nor record ids", async () => {
+  const claim = await claimed();
+  const knex = createKnex({
+    ...{ client: "better-sqlite3", connection: { filename: file }, useNullAsDefault: true },
+  });
+  const storage = knexStorage(knex);
+  const chunk = await storage.open(claim, []);
+  const { tx } = chunk.handle();
+  await tx.raw("COMMIT");
+  const refused = { code: "invalid-handle" };
+  await expect(storage.enqueue(tx, [])).rejects.toMatchObject(refused);
+  await expect(storage.recordIds(tx, "billing", [])).rejects.toMatchObject(refused);
+  await chunk.rollback();
+  await knex.destroy();
+});

@@ -9,6 +9,8 @@ export class Scene {
   readonly context: BrokerUnderTest;
   /** Asks, and sets offsets; never a member. */
   readonly broker: Broker;
+  /** Times of records are counted from here: Kafka deletes what is old, and refuses what is new. */
+  readonly begin = Date.now() - 3_600_000;
   readonly #names = new Map<string, string>();
   readonly ids = new Map<string, string[]>();
   readonly counts = new Map<string, number>();

@@ -20,7 +20,7 @@ export type BrokerStep =
     }
   | { readonly do: "delete" | "recreate" | "partitions" | "stored"; readonly topic: string }
   | { readonly do: "delete records"; readonly at: At; readonly below: number }
-  /** One batch; the time of each record follows where one is given. */
+  /** One batch; the time of each record follows where one is given, as one of `offsets`. */
   | {
       readonly do: "produce";
       readonly at: At;
@@ -38,6 +38,7 @@ export type BrokerStep =
   | {
       readonly do: "offsets";
       readonly topic: string;
+      /** A number: milliseconds after a time that lies an hour back, as Kafka keeps no older ones. */
       readonly from: "earliest" | "latest" | number;
     }
   | { readonly do: "publish"; readonly by: string; readonly messages: readonly ScriptMessage[] }

@@ -67,7 +67,11 @@ const topicVerbs = {
     return "done";
   },
   produce: async (scene, { at: [topic, partition], values, time }) => {
-    await scene.context.produce(scene.nameOf(topic), partition, plain(values, time));
+    await scene.context.produce(
+      scene.nameOf(topic),
+      partition,
+      plain(values, time === undefined ? undefined : scene.begin + time),
+    );
     return "done";
   },
   begin: async (scene, { as, at: [topic, partition], values }) => {
@@ -84,7 +88,7 @@ const topicVerbs = {
     return "done";
   },
   offsets: async (scene, { topic, from }) => {
-    const when = typeof from === "number" ? { timestamp: BigInt(from) } : from;
+    const when = typeof from === "number" ? { timestamp: BigInt(scene.begin + from) } : from;
     const { topicId, offsets } = await scene.broker.offsets(scene.nameOf(topic), when);
     const words = [...offsets].sort(([a], [b]) => a - b).map(([p, offset]) => `${p}: ${offset}`);
     return `${scene.idInWords(topicId)}, ${words.join(", ")}`;

@@ -1,9 +1,10 @@
 // The memory broker against kafkajs on real Kafka: every script has the same outcomes on both.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type KafkaSide, kafkajsUnderTest, kafkaSide } from "../conformance/kafkajs-under-test.ts";
+import { type KafkaSide, kafkaSide } from "../conformance/kafkajs-under-test.ts";
 import { hasKafka } from "../fixtures/servers.ts";
 import { chanced } from "./broker-generated.ts";
+import { kafkajsContext } from "./broker-kafkajs.ts";
 import { memoryContext } from "./broker-memory.ts";
 import { runBroker } from "./broker-run.ts";
 import type { BrokerScript } from "./broker-script.ts";
@@ -35,7 +36,7 @@ describe.skipIf(!hasKafka())("kafkajs", () => {
     for (const script of [...logScripts, ...groupScripts, ...seeds.map(chanced)]) {
       test(script.name, async () => {
         const model = { name: "memory", lines: await onMemory(script) };
-        const { context, close } = kafkajsUnderTest(side);
+        const { context, close } = kafkajsContext(side);
         try {
           const reality = { name: "kafkajs", lines: await runBroker(script, context) };
           const found = difference(inWords(script.steps), model, reality);

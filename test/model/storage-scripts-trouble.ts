@@ -39,6 +39,16 @@ const failures: readonly Script[] = [
     ],
   },
   {
+    name: "a handler that commits early can neither enqueue nor record ids afterwards",
+    steps: [
+      ...chunk,
+      { do: "end secretly", in: "k", begin: false },
+      { do: "enqueue", in: "k", by: "a", lane: 1, rows: ["x"] },
+      { do: "record", in: "k", by: "a", ids: [50] },
+      ...[effect("k", "stays"), commit("k", 2)],
+    ],
+  },
+  {
     name: "a handler that commits early and begins another transaction",
     steps: [
       ...[...chunk, { do: "end secretly", in: "k", begin: true } as const, effect("k", "late")],

@@ -201,6 +201,7 @@ const insideVerbs = {
     return "done";
   },
   cut: async (scene, { in: name }) => {
+    if (!scene.open.has(scene.ofHandle.get(name) ?? name)) return "nothing is open";
     await scene.side.cut(scene.txOf(name));
     scene.open.delete(scene.ofHandle.get(name) ?? name);
     return "done";

@@ -121,6 +121,10 @@ async function through<R>(
   if (tx.isCompleted()) throw finished();
   const db: Database = await tx.client.acquireConnection();
   if (tx.isCompleted()) throw finished();
+  if (!db.inTransaction) {
+    // Ended by a statement that knex did not look at: what is written now, nothing would undo.
+    throw new StorageError("invalid-handle", `${doing}: expected a transaction that is still open`);
+  }
   try {
     return work(db);
   } catch (error) {

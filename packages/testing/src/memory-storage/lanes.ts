@@ -12,7 +12,7 @@ import {
   type Storage,
 } from "@oncebox/core";
 import { translated } from "./database-error.ts";
-import { holdOf, type MemoryTx } from "./memory-tx.ts";
+import { type MemoryTx, openHoldOf } from "./memory-tx.ts";
 import type { LaneRow, StorageParts } from "./parts.ts";
 import type { Transaction } from "./tables.ts";
 
@@ -51,7 +51,7 @@ async function enqueue(
   tx: MemoryTx,
   rows: readonly OutboxEntry[],
 ): Promise<void> {
-  const hold = holdOf(tx);
+  const hold = openHoldOf(tx);
   if (rows.length === 0) return;
   const copies = rows.map((row) => structuredClone(row));
   try {

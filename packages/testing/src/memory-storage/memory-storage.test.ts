@@ -129,6 +129,20 @@ describe("a failed statement", () => {
   });
 });
 
+describe("a handler that ended its transaction", () => {
+  it("can neither enqueue nor record ids, which nothing would undo", async () => {
+    const { storage, claim } = await scene();
+    const chunk = await storage.open(await claim(), []);
+    const { tx } = chunk.handle();
+    await behind(tx).endSecretly({ begin: false });
+    const row = { lane: 0, id: "x", topic, key: null, value: null, headers: [] };
+    for (const work of [storage.enqueue(tx, [row]), storage.recordIds(tx, consumer, [])]) {
+      expect(code(await work.catch((error: unknown) => error))).toBe("invalid-handle");
+    }
+    await chunk.rollback();
+  });
+});
+
 describe("a fenced owner", () => {
   it("is told so at once, without waiting for the chunk of the next one", async () => {
     const { storage, other, claim } = await scene();

@@ -54,6 +54,21 @@ export function holdOf(tx: unknown): Hold {
   return hold;
 }
 
+/**
+ * For what must not be written outside of a transaction. Throws StorageError `invalid-handle` where
+ * the handle's work has ended it, and what `holdOf` throws.
+ */
+export function openHoldOf(tx: unknown): Hold {
+  const hold = holdOf(tx);
+  if (hold.connection.transaction === null) {
+    throw new StorageError(
+      "invalid-handle",
+      "expected a transaction that is open, not one that ended",
+    );
+  }
+  return hold;
+}
+
 /** A handle on whatever transaction is open on the connection. */
 export function makeTx(tables: Tables, lockTimeoutMs: number | null, hold: Hold): MemoryTx {
   const run = async <R>(

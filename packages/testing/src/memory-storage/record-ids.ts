@@ -2,7 +2,7 @@
 import type { MessageRef, PartitionClaim, Recorded, RecordRef } from "@oncebox/core";
 import type { MemoryDatabase } from "./database.ts";
 import { translated } from "./database-error.ts";
-import { holdOf, type MemoryTx } from "./memory-tx.ts";
+import { type MemoryTx, openHoldOf } from "./memory-tx.ts";
 import { type IdRow, idKey, type StorageParts } from "./parts.ts";
 import type { Transaction } from "./tables.ts";
 
@@ -84,7 +84,7 @@ export async function recordIds(
   consumer: string,
   ids: readonly MessageRef[],
 ): Promise<readonly Exclude<Recorded, "done">[]> {
-  const { connection, failed } = holdOf(tx);
+  const { connection, failed } = openHoldOf(tx);
   if (ids.length === 0) return [];
   const wanted = ids.map(({ source, id, checksum }, place): Wanted => {
     return { key: idKey(consumer, source, id), place, row: { checksum, taker: null } };
