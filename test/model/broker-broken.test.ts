@@ -79,10 +79,19 @@ async function outcomes(script: BrokerScript, { change, wrap }: Break = {}) {
   }
 }
 
+/** The true ones do the same every time, and are asked once. */
+const truths = new Map<BrokerScript, ReturnType<typeof outcomes>>();
+
+function truthOf(script: BrokerScript): ReturnType<typeof outcomes> {
+  const truth = truths.get(script) ?? outcomes(script);
+  truths.set(script, truth);
+  return truth;
+}
+
 async function redOf(made: Break, all: readonly BrokerScript[]): Promise<readonly string[]> {
   const red = await Promise.all(
     all.map(async (script) => {
-      const [whole, broken] = [await outcomes(script), await outcomes(script, made)];
+      const [whole, broken] = [await truthOf(script), await outcomes(script, made)];
       return firstDifference(whole, broken) === null ? [] : [script.name];
     }),
   );

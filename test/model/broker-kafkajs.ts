@@ -15,15 +15,31 @@ export function kafkajsContext(side: KafkaSide): {
   const { context, close } = kafkajsUnderTest(side);
   const transaction: BrokerUnderTest["transaction"] = async (topic, partition, ...values) => {
     const begun = await context.transaction(topic, partition, ...values);
-    const marked = (end: () => Promise<unknown>) => async () => {
+    const marked = (finish: () => Promise<unknown>) => async () => {
       const before = await logEnd(side.brokers, topic, partition);
-      await end();
-      const deadline = performance.now() + patienceMs;
-      while ((await logEnd(side.brokers, topic, partition)) === before) {
-        if (performance.now() > deadline) throw new Error("the marker of a transaction is missing");
-      }
+      await finish();
+      const end = () => logEnd(side.brokers, topic, partition);
+      await until(async () => (await end()) !== before, "the marker of a transaction");
     };
     return { ...begun, commit: marked(begun.commit), abort: marked(begun.abort) };
   };
-  return { context: { ...context, transaction }, close };
+  // Kafka deletes in the background, and takes records for a while.
+  const deleteTopic: BrokerUnderTest["deleteTopic"] = async (topic) => {
+    await context.deleteTopic(topic);
+    // Not the number of partitions, which the client remembers.
+    const isThere = () =>
+      side.plain.offsets(topic, "latest").then(
+        () => true,
+        () => false,
+      );
+    await until(async () => !(await isThere()), "the end of a topic");
+  };
+  return { context: { ...context, transaction, deleteTopic }, close };
+}
+
+async function until(holds: () => Promise<boolean>, what: string): Promise<void> {
+  const deadline = performance.now() + patienceMs;
+  while (!(await holds())) {
+    if (performance.now() > deadline) throw new Error(`${what} did not come in ${patienceMs} ms`);
+  }
 }

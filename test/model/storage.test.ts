@@ -17,7 +17,7 @@ import type { StorageSide } from "./storage-side.ts";
 import { knexAbilities, knexPlace, nativeAbilities, nativePlace } from "./storage-sqlite.ts";
 
 const byHand: readonly Script[] = [...inboxScripts, ...troubleScripts, ...outboxScripts];
-const seeds = Array.from({ length: 40 }, (_, n) => n + 1);
+const seeds = Array.from({ length: 20 }, (_, n) => n + 1);
 const serials = seeds.map(serial);
 const overlapping = seeds.map(interleaved);
 
