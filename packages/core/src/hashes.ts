@@ -73,6 +73,17 @@ export function checksumOf(...parts: readonly (Uint8Array | null)[]): number {
   return ~crc;
 }
 
+/** The parts in one, each behind its length (null counts as length -1): no two lists are written alike. */
+export function framed(...parts: readonly (Uint8Array | null)[]): Uint8Array {
+  return concat(
+    parts.flatMap((part) => {
+      const length = new Uint8Array(4);
+      new DataView(length.buffer).setInt32(0, part?.length ?? -1);
+      return part === null ? [length] : [length, part];
+    }),
+  );
+}
+
 export function concat(parts: readonly Uint8Array[]): Uint8Array {
   let length = 0;
   for (const part of parts) length += part.length;

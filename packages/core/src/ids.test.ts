@@ -10,6 +10,7 @@ import {
   uuidv7,
 } from "./ids.ts";
 import { utf8 } from "./message.ts";
+import { aName } from "./options.ts";
 
 const uuid = "0190163d-8694-739b-aea5-966c26f8ad91";
 
@@ -55,27 +56,45 @@ describe("uuidv7", () => {
 });
 
 describe("incomingIdentity", () => {
-  const place = { source: "shop", topic: "orders", partition: 3, offset: 41n };
+  const place = { consumer: "billing", source: "shop", topic: "orders", partition: 3, offset: 41n };
 
   it("is the id within its source", () => {
     const idBytes = idBytesOf(utf8(uuid));
-    expect(incomingIdentity({ ...place, idBytes })).toBe(`i:shop:${uuid}`);
+    expect(incomingIdentity({ ...place, idBytes })).toBe(`billing/i:shop:${uuid}`);
   });
 
   it("is the place in the log where there is no id", () => {
-    expect(incomingIdentity({ ...place, idBytes: null })).toBe("o:orders:3:41");
+    expect(incomingIdentity({ ...place, idBytes: null })).toBe("billing/o:orders:3:41");
+  });
+
+  it("is another one for each consumer, whatever their names", () => {
+    // Guards: the consumer in the identity. Two that publish to one topic derive equal ids without.
+    for (const idBytes of [null, idBytesOf(utf8(uuid))]) {
+      const billing = incomingIdentity({ ...place, idBytes });
+      const shipping = incomingIdentity({ ...place, consumer: "shipping", idBytes });
+      expect(derivedId(shipping, "t", null, 0)).not.toBe(derivedId(billing, "t", null, 0));
+    }
+  });
+
+  it("keeps a name with colons apart from the source behind it", () => {
+    // Guards: the slash, which no name may hold.
+    const idBytes = idBytesOf(utf8(uuid));
+    const longName = incomingIdentity({ ...place, consumer: "a:i:b", source: "c", idBytes });
+    const longSource = incomingIdentity({ ...place, consumer: "a", source: "b:i:c", idBytes });
+    expect(longName).not.toBe(longSource);
+    expect(aName.fits("a/b")).toBe(false);
   });
 });
 
 describe("derivedId", () => {
-  const incoming = "o:orders.placed:3:41";
+  const incoming = "billing/o:orders.placed:3:41";
 
   // Computed by another program. A redo after an update of this library must yield the same ids.
   it.each([
-    [utf8("order-1"), 0, "b05f24ff-c428-8c4a-880f-fa345ea6fa9e"],
-    [utf8("order-1"), 1, "db1768ed-7d97-816b-8c5a-1e58a8154fc8"],
-    [null, 0, "70a1e7c5-62cd-882d-8432-db299ab43a92"],
-    [utf8(""), 0, "7756f46c-1c04-801f-812b-3222bb249e27"],
+    [utf8("order-1"), 0, "32018ccf-d56d-89b1-8133-da1379b0e273"],
+    [utf8("order-1"), 1, "cf793888-a6ba-82aa-9713-23da3121d974"],
+    [null, 0, "449bf35b-78c0-8ef3-b5b9-858d31747e69"],
+    [utf8(""), 0, "3116d4ea-d6b2-8367-a810-0add92567977"],
   ])("is fixed", (key, nth, id) => {
     expect(derivedId(incoming, "invoices", key, nth)).toBe(id);
   });
@@ -90,6 +109,14 @@ describe("derivedId", () => {
       derivedId(incoming, "a", null, 0),
     ];
     expect(new Set(ids).size).toBe(ids.length);
+  });
+
+  it("keeps its parts apart, also where a source holds what lies between them", () => {
+    // Guards: the lengths. Separated by U+0000, these two would be written alike.
+    const key = `x:${uuid}\u0000b\u00000\u0000ky`;
+    const short = derivedId(`c/i:s:${uuid}`, "a", utf8(key), 0);
+    const long = derivedId(`c/i:s:${uuid}\u0000a\u00000\u0000kx:${uuid}`, "b", utf8("y"), 0);
+    expect(short).not.toBe(long);
   });
 });
 

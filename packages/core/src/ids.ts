@@ -1,5 +1,5 @@
 /** Ids of messages: how they are made, derived and stored. */
-import { concat, sha256First16 } from "./hashes.ts";
+import { concat, framed, sha256First16 } from "./hashes.ts";
 import { utf8 } from "./message.ts";
 import type { Clock } from "./ports/clock.ts";
 import type { Replay } from "./ports/storage.ts";
@@ -85,17 +85,23 @@ export function uuidv7(clock: Pick<Clock, "epochMs" | "random">): string {
   return uuidText(stamped(bytes, 7));
 }
 
-/** What an incoming message is told apart by: its id within its source, or its place in the log. */
+/**
+ * What an incoming message is told apart by, for one consumer: its id within its source, or its place
+ * in the log. Another consumer of the message does other work, so what it derives must differ. No
+ * name holds a slash, and an id's text is of one length: no two messages are written alike.
+ */
 export function incomingIdentity(message: {
+  readonly consumer: string;
   readonly source: string;
   readonly idBytes: Uint8Array | null;
   readonly topic: string;
   readonly partition: number;
   readonly offset: bigint;
 }): string {
-  return message.idBytes === null
-    ? `o:${message.topic}:${message.partition}:${message.offset}`
-    : `i:${message.source}:${uuidText(message.idBytes)}`;
+  const { consumer, source, idBytes, topic, partition, offset } = message;
+  return idBytes === null
+    ? `${consumer}/o:${topic}:${partition}:${offset}`
+    : `${consumer}/i:${source}:${uuidText(idBytes)}`;
 }
 
 /**
@@ -109,6 +115,7 @@ export function derivedId(
   key: Uint8Array | null,
   nth: number,
 ): string {
-  const head = utf8(`${incoming}\0${topic}\0${nth}\0${key === null ? "-" : "k"}`);
-  return uuidText(stamped(sha256First16(concat([head, key ?? new Uint8Array(0)])), 8));
+  // Each part behind its length: a source may hold any text, and a key any bytes.
+  const parts = framed(utf8(incoming), utf8(topic), utf8(String(nth)), key);
+  return uuidText(stamped(sha256First16(parts), 8));
 }

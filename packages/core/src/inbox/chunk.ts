@@ -177,7 +177,7 @@ async function handleOne<Tx>(
 
 /** The message as its handler gets it, and what identifies it in all that is derived from it. */
 export function incomingOf(
-  { topic, partition }: PartitionClaim,
+  { consumer, topic, partition }: PartitionClaim,
   record: BrokerRecord,
 ): { readonly message: Message<Uint8Array | null>; readonly identity: string } {
   const idBytes = idOf(record.headers);
@@ -193,6 +193,7 @@ export function incomingOf(
     headers: record.headers,
   };
   const identity = incomingIdentity({
+    consumer,
     source: sourceOf(record.headers, topic),
     idBytes: idBytes === null ? null : idBytesOf(idBytes),
     topic,

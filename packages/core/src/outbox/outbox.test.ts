@@ -130,7 +130,7 @@ describe("options of the outbox", () => {
 });
 
 describe("the outbox of a handler", () => {
-  const incoming = "o:orders:0:7";
+  const incoming = "billing/o:orders:0:7";
 
   it("derives ids, counted per topic and key", async () => {
     const { storage, calls, rung } = notingStorage();
