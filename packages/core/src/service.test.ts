@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { ConfigurationError } from "./errors.ts";
 import type { Clock } from "./ports/clock.ts";
 import { service } from "./service.ts";
 
@@ -55,6 +56,16 @@ describe("a service", () => {
     await made.start();
     await made.stop();
     expect(calls).toEqual(["start", "stop 10000"]);
+  });
+
+  it.each([Number.NaN, -1, "5", null])("refuses the deadline %s, and runs on", async (wrong) => {
+    // Guards: the check. A deadline that is no time would cut everything at once.
+    const { made, calls } = recorded();
+    await made.start();
+    await expect(made.stop({ deadlineMs: wrong as number })).rejects.toThrow(ConfigurationError);
+    expect(calls).toEqual(["start"]);
+    await made.stop({ deadlineMs: Number.POSITIVE_INFINITY });
+    expect(calls).toEqual(["start", "stop Infinity"]);
   });
 
   it("stops without a start, and does not start after that", async () => {

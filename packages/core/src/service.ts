@@ -1,4 +1,5 @@
 /** One contract for everything that runs: started once, stopped once, however often it is asked. */
+import { ConfigurationError } from "./errors.ts";
 import { type Clock, systemClock } from "./ports/clock.ts";
 
 /** Something that runs until it is stopped. */
@@ -6,8 +7,9 @@ export interface Service {
   /** Resolves when it runs. A second call returns the first one's promise. */
   readonly start: () => Promise<void>;
   /**
-   * Finishes what is under way and ends, by the deadline (milliseconds, default 10,000). Safe to
-   * call twice, before `start` has resolved, or without a start. A stopped service stays stopped.
+   * Finishes what is under way and ends, by the deadline (milliseconds, default 10,000; Infinity:
+   * none). Safe to call twice, before `start` has resolved, or without a start. A stopped service
+   * stays stopped. Rejects with ConfigurationError for a deadline that is no time, and runs on.
    */
   readonly stop: (options?: { readonly deadlineMs?: number }) => Promise<void>;
   readonly [Symbol.asyncDispose]: () => Promise<void>;
@@ -40,6 +42,7 @@ export function service(
   };
   const stop = (options: { readonly deadlineMs?: number } = {}) => {
     const { deadlineMs = defaultDeadlineMs } = options;
+    if (!isTime(deadlineMs)) return Promise.reject(noDeadline(deadlineMs));
     stopped ??= (async () => {
       const began = clock.now();
       stopping.abort();
@@ -54,4 +57,15 @@ export function service(
     return stopped;
   };
   return { start, stop, [Symbol.asyncDispose]: () => stop() };
+}
+
+function isTime(ms: unknown): ms is number {
+  return typeof ms === "number" && ms >= 0;
+}
+
+function noDeadline(given: unknown): ConfigurationError {
+  return new ConfigurationError(
+    "invalid-options",
+    `stop: deadlineMs must be a number of milliseconds from 0 to Infinity, not ${String(given)}`,
+  );
 }

@@ -8,7 +8,7 @@ export interface Clock {
   readonly now: () => number;
   /** Milliseconds since 1970. For ids and headers, never for decisions. */
   readonly epochMs: () => number;
-  /** Resolves after `ms`, or at once when `signal` is aborted. Never rejects. */
+  /** Resolves after `ms`, however long, or at once when `signal` is aborted. Never rejects. */
   readonly sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
   /** Uniform in [0, 1), unpredictable: jitter and the random part of ids. */
   readonly random: () => number;
@@ -18,6 +18,9 @@ export interface Clock {
 export const noReason = "over";
 
 const twoToMinus53 = 2 ** -53;
+
+/** A longer timer fires at once: longer sleeps are made of slices. */
+const timerMaxMs = 2 ** 31 - 1;
 
 /** The clock of this machine. */
 export const systemClock: Clock = {
@@ -31,7 +34,14 @@ export const systemClock: Clock = {
         signal?.removeEventListener("abort", done);
         resolve();
       };
-      const timer = setTimeout(done, ms);
+      let leftMs = ms;
+      let timer: ReturnType<typeof setTimeout>;
+      const next = () => {
+        const sliceMs = Math.min(leftMs, timerMaxMs);
+        leftMs -= sliceMs;
+        timer = setTimeout(leftMs > 0 ? next : done, sliceMs);
+      };
+      next();
       signal?.addEventListener("abort", done, { once: true });
     }),
   random: () => {
