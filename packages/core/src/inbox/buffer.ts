@@ -29,6 +29,7 @@ export interface Buffer {
   readonly accept: (batch: RecordBatch) => Acceptance;
   /** The next chunk, left in place; null where nothing is buffered. */
   readonly chunk: (limits: ChunkLimits) => Chunk | null;
+  readonly isEmpty: () => boolean;
   /** Forgets what lies below a committed position. */
   readonly drop: (nextOffset: bigint) => void;
 }
@@ -86,6 +87,7 @@ export function buffer(from: FetchPosition, limits: BufferLimits): Buffer {
     wanted: () => (held.length >= limits.batchesMax || bytes >= limits.bytesMax ? null : end),
     accept,
     chunk,
+    isEmpty: () => held.length === 0,
     drop: (nextOffset) => {
       start = nextOffset;
       while (held[0] !== undefined && held[0].endOffset <= nextOffset) {

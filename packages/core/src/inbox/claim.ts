@@ -6,7 +6,7 @@ import type { OnceboxError } from "../errors.ts";
 import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
 import { claimError, type GoOn, unregistered } from "./lost-position.ts";
-import type { PartitionContext } from "./partition.ts";
+import type { PartitionContext } from "./partition-context.ts";
 
 type Claiming = Pick<
   PartitionContext,
@@ -46,6 +46,29 @@ export async function claimPartition(
     await clock.sleep(backoffMs(backoffs.claim, tries, clock.random()), ending);
     if (ending.aborted) return null;
   }
+}
+
+type Looking = Pick<PartitionContext, "clock" | "database"> & {
+  readonly storage: Pick<PartitionContext["storage"], "lostClaims">;
+};
+
+/** Whether the claim, at the position it stands at now, is held. Null: the signal was aborted. */
+export async function isHeld(
+  { storage, clock, database }: Looking,
+  claim: PartitionClaim,
+  ending: AbortSignal,
+): Promise<boolean | null> {
+  for (let tries = 1; !ending.aborted; tries += 1) {
+    try {
+      const lost = await storage.lostClaims([claim]);
+      database(null);
+      return lost.length === 0;
+    } catch (error) {
+      database(error);
+      await clock.sleep(backoffMs(backoffs.claim, tries, clock.random()), ending);
+    }
+  }
+  return null;
 }
 
 type Moving = Pick<PartitionContext, "clock" | "observe" | "owner" | "resolve"> & {

@@ -34,6 +34,30 @@ describe("a lost position without a policy", () => {
     expect(scene.ofType("inbox.client-rebuilt")).toEqual([]);
   });
 
+  it("is not told by a process that does not hold the partition any more", async () => {
+    // Guards isHeld in front of the announcement: one that was frozen meets a log that others read on.
+    const scene = await reading();
+    scene.row.epoch += 1n;
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await settled();
+    expect(scene.ofType("inbox.displaced")).toEqual([]);
+    expect(scene.ofType("inbox.fenced")).toMatchObject([{ epoch: 1n }]);
+  });
+
+  it("is told when the database answers again", async () => {
+    const scene = await reading();
+    const { lostClaims } = scene.storage;
+    scene.storage.lostClaims = () => Promise.reject(new Error("down"));
+    scene.newest().displaced(scene.at, 10n, truncated);
+    await settled();
+    expect(scene.ofType("inbox.displaced")).toEqual([]);
+    expect(scene.consumer.health().ready).toBe(false);
+    scene.storage.lostClaims = lostClaims;
+    await scene.advance(10_000);
+    expect(scene.ofType("inbox.displaced")).toHaveLength(1);
+    expect(scene.consumer.health().ready).toBe(true);
+  });
+
   it("goes on within a few seconds of an operator's seek", async () => {
     // Guards: lostClaims for displaced partitions: no chunk would ever find out.
     const scene = await reading();
@@ -271,6 +295,23 @@ describe("the group's offset", () => {
       },
     ]);
     expect(scene.position()).toBe(10n);
+  });
+
+  it("is looked at before the relay writes it, however long Kafka takes to tell", async () => {
+    // Guards the wait in front of a commit: what stood there would be gone, and nobody told.
+    const scene = makeConsumer();
+    scene.group.offsets = [{ ...scene.at, offset: 12n, metadata: "by hand" }];
+    let tell = () => {};
+    scene.group.answers = new Promise((resolve) => {
+      tell = resolve;
+    });
+    await scene.consumer.start();
+    await scene.assigned();
+    await scene.advance(20_000);
+    tell();
+    await settled();
+    expect(scene.ofType("inbox.group-ahead")).toMatchObject([{ groupOffset: 12n }]);
+    expect(scene.group.offsets).toMatchObject([{ offset: 10n }]);
   });
 
   it("above it because an operator moved the position is not", async () => {

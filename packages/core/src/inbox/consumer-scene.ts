@@ -26,7 +26,7 @@ export const topicId = "topic-1";
 /** Hands out its clients, so that a test can speak as each of them. */
 function fakeBroker() {
   const clients: ConsumerCallbacks[] = [];
-  const group: { offsets: readonly GroupOffset[] } = { offsets: [] };
+  const group = { offsets: [] as readonly GroupOffset[], answers: Promise.resolve() };
   const offsets = new Map([[0, 0n]]);
   const broker = {
     timing: {
@@ -36,10 +36,17 @@ function fakeBroker() {
       publishTimeoutMs: 5_000,
     },
     offsets: async () => ({ topicId: "topic-2", offsets }),
-    group: async () => ({ members: 1, offsets: group.offsets }),
+    group: async () => {
+      await group.answers;
+      return { members: 1, offsets: group.offsets };
+    },
     consumer: async (_: unknown, says: ConsumerCallbacks) => {
       clients.push(says);
-      return { commit: async () => true, stop: async () => undefined };
+      const commit = async (positions: readonly GroupOffset[]) => {
+        group.offsets = positions;
+        return true;
+      };
+      return { commit, stop: async () => undefined };
     },
   } as unknown as Broker;
   return { broker, clients, group };

@@ -26,7 +26,8 @@ import type { Consumer, SyncConsumer } from "./consumer-service.ts";
 import { groupAhead } from "./group-offsets.ts";
 import type { Handler, HandlerOptions, Run } from "./handler.ts";
 import { type OffsetRelay, offsetRelay } from "./offset-relay.ts";
-import { type PartitionContext, PartitionWorker } from "./partition.ts";
+import { PartitionWorker } from "./partition.ts";
+import type { PartitionContext } from "./partition-context.ts";
 import { permits } from "./permits.ts";
 import { aStart, resolveStart, type StartFrom } from "./start.ts";
 import type { Health, PartitionStatus } from "./status.ts";
@@ -99,7 +100,11 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       intervalMs: this.#options.offsetCommitIntervalMs,
       clock: this.#clock,
       observe: this.#observe,
-      commit: (positions) => this.#client.commit(positions),
+      // What the group held at the start is looked at before anything of ours stands there.
+      commit: async (positions) => {
+        await this.#assignment?.groupOffsets;
+        return this.#client.commit(positions);
+      },
     });
     this.#context = this.#makeContext();
     const steps = {

@@ -3,6 +3,8 @@
  * offsets. What stands before the failed message is good and goes first, in one chunk; then the
  * failed one goes alone, so that it fails nobody else.
  */
+import { HandlerError } from "../errors.ts";
+import type { PartitionRef } from "../ports/storage.ts";
 import type { Chunk } from "./chunk.ts";
 
 /** Messages from `from` up to `until` run one at a time. */
@@ -62,4 +64,15 @@ export function afterCommit(
     isolation: nextOffset >= isolation.until ? null : { ...isolation, attempts: 0 },
     passed: isolation.attempts > 0,
   };
+}
+
+/** Alone, a message that keeps meeting trouble of the database has failed by itself. */
+export function keptMeetingTrouble(
+  { topic, partition }: PartitionRef,
+  { firstOffset }: Chunk,
+  times: number,
+  cause: unknown,
+): HandlerError {
+  const text = `a chunk of ${topic}/${partition} from ${firstOffset} met trouble in the database ${times} times in a row`;
+  return new HandlerError("handler-failed", text, { cause });
 }

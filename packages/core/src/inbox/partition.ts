@@ -14,51 +14,29 @@
  *                            └─ waits for an operator's seek, which fences the claim
  *   ended: by a new assignment or a stop; a running chunk still finishes, fenced by its token.
  */
-import { HandlerError, type OnceboxError, PermanentError } from "../errors.ts";
+import { type OnceboxError, PermanentError } from "../errors.ts";
 import type { FetchPosition } from "../ports/broker.ts";
-import type { PartitionClaim, PartitionRef, StorageVerbs } from "../ports/storage.ts";
+import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
-import type { Chunk, ChunkOutcome, RunChunk } from "./chunk.ts";
-import { claimPartition, goOnFrom } from "./claim.ts";
-import { afterCommit, afterFailure, chunkCut, type Isolation } from "./isolation.ts";
+import type { Chunk, ChunkOutcome } from "./chunk.ts";
+import { claimPartition, goOnFrom, isHeld } from "./claim.ts";
+import {
+  afterCommit,
+  afterFailure,
+  chunkCut,
+  type Isolation,
+  keptMeetingTrouble,
+} from "./isolation.ts";
 import { type GoOn, rewound } from "./lost-position.ts";
-import type { Permits } from "./permits.ts";
-import { Reader, type ReaderContext } from "./reader.ts";
+import type { PartitionContext } from "./partition-context.ts";
+import { Reader } from "./reader.ts";
 import type { PartitionState, PartitionStatus } from "./status.ts";
-
-/** What a worker needs of its consumer. */
-export interface PartitionContext extends ReaderContext {
-  readonly storage: StorageVerbs;
-  readonly runChunk: RunChunk;
-  /** Who claims, for a person who reads the table. */
-  readonly owner: string;
-  /** Transactions of chunks, and claims, that may be open at once in this consumer. */
-  readonly chunks: Permits;
-  readonly claims: Permits;
-  readonly chunkSizeMax: number;
-  readonly chunkBytesMax: number;
-  readonly claimWaitMs: number;
-  readonly heartbeatIntervalMs: number;
-  readonly sessionTimeoutMs: number;
-  readonly handlerTimeoutMs: number;
-  /** Gives a partition without a row its start. */
-  readonly register: (topic: string) => Promise<void>;
-  /** Where a policy's way on leads to, as numbers. */
-  readonly resolve: (
-    ref: PartitionRef,
-    goOn: GoOn,
-  ) => Promise<{ readonly to: bigint; readonly topicId: string | null }>;
-  readonly paused: (topic: string) => boolean;
-  readonly claimed: (claim: PartitionClaim) => void;
-  /** Whether the database as a whole answered; the error where it did not. */
-  readonly database: (error: unknown) => void;
-  /** The database holds this position under this claim. */
-  readonly committed: (claim: PartitionClaim, nextOffset: bigint) => void;
-  readonly cut: AbortSignal;
-}
 
 /** Reruns of a chunk under local trouble (deadlock, time-out) before its messages run one by one. */
 const localRerunsMax = 10;
+
+/** From here on the wait after being fenced does not double any more. */
+const fencesMax = 5;
 
 export class PartitionWorker {
   readonly ref: PartitionRef;
@@ -70,11 +48,16 @@ export class PartitionWorker {
   readonly #ending = new AbortController();
   readonly #voided = new AbortController();
   readonly #cut: AbortSignal;
+  /** With the position of the last commit. */
   #claim: PartitionClaim | null = null;
   #nextOffset: bigint | null = null;
   #lastEpoch = 0n;
   #isolation: Isolation | null = null;
+  /** Of the chunk at hand, in a row, under this kind of trouble. */
   #reruns = 0;
+  #rerunsOf: "global" | "local" = "global";
+  /** Times that the claim was taken over in a row, without a commit in between. */
+  #fences = 0;
   #blockedBy: OnceboxError | null = null;
   #lastError: unknown = null;
   #progressAt: number | null = null;
@@ -102,8 +85,7 @@ export class PartitionWorker {
 
   /** The claim as it stands now, where no chunk runs that would find out by itself that it is lost. */
   idleClaim(): PartitionClaim | null {
-    if (this.#working || this.#ending.signal.aborted || this.#claim === null) return null;
-    return { ...this.#claim, nextOffset: this.#nextOffset ?? this.#claim.nextOffset };
+    return this.#working || this.#ending.signal.aborted ? null : this.#claim;
   }
 
   /** The database says that this claim is held no more. A chunk may have moved it since the question. */
@@ -186,6 +168,7 @@ export class PartitionWorker {
       const goOn = reader.lost?.goOn;
       const chunk = this.#paused ? null : this.#nextChunk(reader);
       if (this.#stolen) await this.#fenced(claim);
+      else if (reader.untold) await this.#announce(reader, claim);
       else if (goOn) await this.#goOn(claim, goOn, reader.lost?.error.message ?? "");
       else if (chunk === null) await this.#rung();
       else await this.#workOrRecover(claim, chunk);
@@ -253,8 +236,21 @@ export class PartitionWorker {
     const { observe, clock, heartbeatIntervalMs } = this.#context;
     observe({ ...this.ref, type: "inbox.fenced", epoch: claim.epoch });
     this.#unclaim();
-    // Most often a new assignment is on its way. It may also never come: the thief may be dead.
-    await this.#sleep(heartbeatIntervalMs * (1 + clock.random()));
+    // Most often a new assignment is on its way. It may also never come: the thief may be dead. One
+    // that is cut off from Kafka only hears of none, and must not take the partition back for long.
+    const waits = 2 ** Math.min(this.#fences, fencesMax);
+    this.#fences += 1;
+    await this.#sleep(heartbeatIntervalMs * (waits + clock.random()));
+  }
+
+  /**
+   * The position does not fit the log. Said by whoever holds the partition only: a process that was
+   * frozen looks for its old place in a log that others have read on in.
+   */
+  async #announce(reader: Reader, claim: PartitionClaim): Promise<void> {
+    const held = await isHeld(this.#context, claim, this.#ending.signal);
+    if (held === false) await this.#fenced(claim);
+    else if (held) reader.announce();
   }
 
   /** The position is lost and a policy says where to go on: moved like by an operator. */
@@ -307,10 +303,12 @@ export class PartitionWorker {
     const { firstOffset, endOffset: nextOffset } = chunk;
     const { applied, duplicates } = outcome;
     this.#nextOffset = nextOffset;
+    this.#claim = { ...claim, nextOffset };
     this.reader?.drop(nextOffset);
     this.#progressAt = this.#context.clock.now();
     this.#context.database(null);
     this.#reruns = 0;
+    this.#fences = 0;
     const { epoch } = claim;
     const counts = { firstOffset, nextOffset, applied, duplicates };
     this.#context.observe({ ...this.ref, type: "inbox.chunk-committed", epoch, ...counts, ms });
@@ -349,18 +347,13 @@ export class PartitionWorker {
   /** The database's trouble spends no attempt of a message. */
   async #troubled(chunk: Chunk, trouble: "global" | "local", error: unknown): Promise<void> {
     const { clock, observe } = this.#context;
+    if (this.#rerunsOf !== trouble) this.#reruns = 0;
+    this.#rerunsOf = trouble;
     this.#reruns += 1;
     this.#lastError = error;
     this.#context.database(trouble === "global" ? error : null);
     if (trouble === "local" && this.#reruns > localRerunsMax) {
-      // Alone, a message that keeps meeting this trouble has failed by itself.
-      const { topic, partition } = this.ref;
-      const failure = new HandlerError(
-        "handler-failed",
-        `a chunk of ${topic}/${partition} from ${chunk.firstOffset} met trouble in the database ${this.#reruns} times in a row`,
-        { cause: error },
-      );
-      return this.#failed(chunk, null, failure);
+      return this.#failed(chunk, null, keptMeetingTrouble(this.ref, chunk, this.#reruns, error));
     }
     const backoff = backoffs[trouble];
     const waitMs = backoffMs(backoff, this.#reruns, clock.random());

@@ -50,6 +50,8 @@ function scene(given: { last?: boolean; policy?: LostPositionPolicy } = {}) {
     claim,
     () => {
       rings += 1;
+      // As the worker does where the claim is held.
+      reader.announce();
     },
   );
   const types = () => events.map(({ type }) => type);
@@ -67,6 +69,11 @@ describe("the last handled record", () => {
     const { reader, types, rings } = scene({ last: true });
     expect(reader.position()).toEqual({ offset: 9n, topicId, leaderEpoch: 3 });
     reader.deliver(batch([record(9n), record(10n), record(11n)]));
+    // Guards: nothing of that batch is taken. Kafka has compared epochs at 9 only: where something
+    // lies between the last record and the position, the log may be another one behind it.
+    expect(offsets(reader)).toBeUndefined();
+    expect(reader.position()).toEqual({ offset: 10n, topicId, leaderEpoch: 3 });
+    reader.deliver(batch([record(10n), record(11n)]));
     expect(offsets(reader)).toEqual([10n, 11n]);
     expect(reader.chunk(whole)?.firstOffset).toBe(10n);
     expect(reader.position()?.offset).toBe(12n);
@@ -101,6 +108,7 @@ describe("the last handled record", () => {
     const { reader, events } = scene({ last: true });
     reader.deliver(batch([record(10n)], { fetchedOffset: 9n }));
     expect(events).toEqual([{ ...ref, type: "inbox.continuity-unknown", offset: 9n }]);
+    reader.deliver(batch([record(10n)]));
     expect(offsets(reader)).toEqual([10n]);
   });
 
@@ -158,20 +166,52 @@ describe("the last handled record", () => {
 
 describe("a position that does not fit", () => {
   const recreated = { kind: "topic-recreated", topicId: "topic-2" } as const;
+  const log = { start: 0n, end: 11n };
 
   it("is null from then on, told once, and nothing that comes late is taken", () => {
     // Guards: nothing is handled after a loss, whatever an old answer brings.
     const { reader, types, rings } = scene();
+    reader.displaced(10n, recreated);
     reader.deliver(batch([record(10n)]));
-    reader.displaced(11n, recreated);
-    reader.deliver(batch([record(11n)]));
-    reader.displaced(11n, { kind: "topic-missing" });
-    reader.unreadable(11n, new Error("damaged"));
+    reader.displaced(10n, { kind: "topic-missing" });
+    reader.unreadable(10n, new Error("damaged"));
     reader.fetched(logOf(20n));
     expect([reader.position(), offsets(reader)]).toEqual([null, undefined]);
     expect(reader.lost?.error.code).toBe("topic-recreated");
     expect(types()).toEqual(["inbox.displaced", "inbox.batch-dropped"]);
-    expect(rings()).toBe(2);
+    expect(rings()).toBe(1);
+  });
+
+  it.each([
+    ["is displaced", (reader: Reader) => reader.displaced(12n, recreated)],
+    ["is cut off", (reader: Reader) => reader.displaced(12n, { kind: "out-of-range", log })],
+    ["cannot be read", (reader: Reader) => reader.unreadable(12n, new Error("damaged"))],
+    ["leaves a gap", (reader: Reader) => reader.deliver(batch([record(12n)], { endOffset: 12n }))],
+  ])("behind messages that wait here, which %s, is judged when these are handled", (_, happens) => {
+    // Guards #draining: the position in the database is what may be lost. What was read before it is
+    // handled; to stop in front of it, or to go on behind it, would pass it over.
+    const { reader, types } = scene();
+    reader.deliver(batch([record(10n), record(11n)]));
+    happens(reader);
+    expect([reader.lost, reader.position(), types()]).toEqual([null, null, []]);
+    expect(offsets(reader)).toEqual([10n, 11n]);
+    reader.drop(11n);
+    expect(reader.position()).toBeNull();
+    reader.drop(12n);
+    expect(reader.position()?.offset).toBe(12n);
+    reader.displaced(12n, recreated);
+    expect(reader.lost?.error.details).toMatchObject({ position: 12n });
+    expect(types()).toEqual(["inbox.displaced"]);
+  });
+
+  it("is forgotten where the log fits by then", () => {
+    const { reader } = scene();
+    reader.deliver(batch([record(10n)]));
+    reader.displaced(11n, { kind: "topic-missing" });
+    reader.drop(11n);
+    reader.fetched(logOf(12n));
+    reader.deliver(batch([record(11n)]));
+    expect([offsets(reader), reader.position()?.offset]).toEqual([[11n], 12n]);
   });
 
   it("is not lost by an answer about another position", () => {
@@ -238,17 +278,13 @@ describe("a loss that may pass", () => {
     expect(types()).toEqual(["inbox.displaced"]);
   });
 
-  it("ends with an answer, and what was buffered before goes on without waiting for more", () => {
-    // Guards: the ring in `fetched`; without it the chunk waits for the next message.
-    const { reader, pass, rings } = scene();
-    reader.deliver(batch([record(10n)]));
-    reader.displaced(11n, missing);
-    expect(offsets(reader)).toBeUndefined();
+  it("ends with an answer", () => {
+    const { reader, pass } = scene();
+    reader.displaced(10n, missing);
     pass(30_000);
-    const before = rings();
     reader.fetched(logOf(11n));
+    reader.deliver(batch([record(10n)]));
     expect([reader.lost, offsets(reader)]).toEqual([null, [10n]]);
-    expect(rings()).toBe(before + 1);
   });
 
   it("becomes a final one where the topic came back as another", () => {

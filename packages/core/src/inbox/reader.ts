@@ -46,6 +46,10 @@ export class Reader {
   #verifying: LastRecord | null;
   #lost: LostPosition | null = null;
   #lostAt = 0;
+  /** The log did not fit behind what waits here: asked again when all of that is handled. */
+  #draining = false;
+  /** Nobody was told of it yet. */
+  #untold = false;
   #trouble: Error | null = null;
   #log: LogState | null = null;
   #heldSince = 0;
@@ -69,6 +73,18 @@ export class Reader {
     return this.#lost;
   }
 
+  /** Whether the loss is still to be told: by `announce`, when it is sure who holds the partition. */
+  get untold(): boolean {
+    return this.#untold;
+  }
+
+  announce(): void {
+    if (this.#lost === null || !this.#untold) return;
+    this.#untold = false;
+    const { error, goOn } = this.#lost;
+    this.#context.observe({ ...this.#ref, type: "inbox.displaced", error, paused: goOn === null });
+  }
+
   /** What kept Kafka from handing out the partition last. */
   get trouble(): Error | null {
     return this.#trouble;
@@ -86,6 +102,7 @@ export class Reader {
     const waitedMs = this.#context.clock.now() - this.#lostAt;
     if (this.#lost !== null && (!this.#lost.mayPass || waitedMs < askAgainMs)) return null;
     const wanted = this.#buffer.wanted();
+    if (this.#draining && !this.#buffer.isEmpty()) return null;
     if (wanted === null || this.#verifying === null) return wanted;
     return { ...wanted, offset: this.#verifying.offset };
   }
@@ -96,17 +113,18 @@ export class Reader {
     const asked = this.#verifying?.offset ?? this.#buffer.wanted()?.offset;
     // Nothing to read is no silence; something to read that never comes is.
     if (asked === undefined || log.lastStable <= asked) this.heard();
+    this.#draining = false;
     if (this.#lost?.mayPass !== true) return;
     this.#lost = null;
-    // What was fetched before the loss still waits in the buffer.
-    this.#ring();
+    this.#untold = false;
   }
 
   deliver(batch: RecordBatch): void {
-    const verifying = this.#verifying;
-    const rest = verifying === null ? batch : this.#verified(verifying, batch);
-    if (rest === null) return;
-    const acceptance = this.#lost === null ? this.#buffer.accept(rest) : "wrong-position";
+    if (this.#verifying !== null) {
+      this.#verify(this.#verifying, batch);
+      return;
+    }
+    const acceptance = this.#lost === null ? this.#buffer.accept(batch) : "wrong-position";
     if (acceptance === "wrong-position") this.#dropped("wrong-position");
     else this.heard();
     if (acceptance === "accepted") this.#ring();
@@ -155,25 +173,22 @@ export class Reader {
     return asked === (this.#verifying?.offset ?? this.#buffer.wanted()?.offset);
   }
 
-  /** The batch from the position on; null where nothing of it is of use. */
-  #verified(expected: LastRecord, batch: RecordBatch): RecordBatch | null {
-    const { nextOffset } = this.#claim;
-    if (batch.fetchedOffset !== expected.offset) {
+  /** What follows is fetched anew, at the position itself: Kafka compares epochs at that offset only. */
+  #verify(expected: LastRecord, { fetchedOffset, records }: RecordBatch): void {
+    if (fetchedOffset !== expected.offset) {
       this.#dropped("wrong-position");
-      return null;
+      return;
     }
-    const record = batch.records.find(({ offset }) => offset === expected.offset);
-    if (record === undefined) this.#unverifiable(expected.offset);
-    else {
-      const found = lastRecordOf(record);
-      if (found.timestamp !== expected.timestamp || found.checksum !== expected.checksum) {
-        this.#lose(recordChanged(this.#ref, expected, found, nextOffset));
-        return null;
-      }
-    }
-    this.#verifying = null;
     this.heard();
-    return batch.endOffset > nextOffset ? { ...batch, fetchedOffset: nextOffset } : null;
+    const record = records.find(({ offset }) => offset === expected.offset);
+    const found = record === undefined ? null : lastRecordOf(record);
+    const { timestamp, checksum } = found ?? expected;
+    if (found !== null && (timestamp !== expected.timestamp || checksum !== expected.checksum)) {
+      this.#lose(recordChanged(this.#ref, expected, found, this.#claim.nextOffset));
+      return;
+    }
+    if (found === null) this.#unverifiable(expected.offset);
+    this.#verifying = null;
   }
 
   /** Retention may take the last handled record and leave the position: nothing is lost by that. */
@@ -199,19 +214,18 @@ export class Reader {
     this.#lose(lostPosition(this.#ref, at, why, this.#context.onLostPosition));
   }
 
+  /**
+   * What waits here was read while all was well. It is handled first: the position that is lost is the
+   * one in the database, and there is none as long as the log holds what comes next.
+   */
   #lose(lost: LostPosition): void {
-    const known = this.#lost?.error.code === lost.error.code;
+    if (!this.#buffer.isEmpty()) {
+      this.#draining = true;
+      return;
+    }
+    if (this.#lost?.error.code !== lost.error.code) this.#untold = true;
     this.#lost = lost;
     this.#lostAt = this.#context.clock.now();
-    const { error, goOn } = lost;
-    if (!known) {
-      this.#context.observe({
-        ...this.#ref,
-        type: "inbox.displaced",
-        error,
-        paused: goOn === null,
-      });
-    }
     this.#ring();
   }
 
