@@ -43,10 +43,10 @@ it("an outage is no part of the trouble of a single message", async () => {
     return open(...given);
   };
   await scene.delivered();
-  await scene.advance(300_000);
+  await scene.advance(45_000);
   expect(scene.ofType("inbox.chunk-rerun").length).toBeGreaterThan(11);
   outage = false;
-  await scene.advance(60_000);
+  await scene.advance(10_000);
   expect(scene.ofType("inbox.chunk-rerun").at(-1)).toMatchObject({ trouble: "local", rerun: 1 });
   expect(scene.ofType("inbox.blocked")).toEqual([]);
   expect(scene.handled).toEqual([10n]);
