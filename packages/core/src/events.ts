@@ -186,7 +186,7 @@ export type OnceboxEvent =
       readonly error: unknown;
     };
 
-/** Called for every event, synchronously: must be quick. What it throws is ignored. */
+/** Called for every event, synchronously: must be quick. What it throws or rejects with is ignored. */
 export type Observer = (event: OnceboxEvent) => void;
 
 /** An observer that cannot hurt its caller: a failing log line must not lose a message. */
@@ -194,7 +194,9 @@ export function guarded(observer: Observer | undefined): Observer {
   if (observer === undefined) return () => undefined;
   return (event) => {
     try {
-      observer(event);
+      // An async function is an observer as well: what it rejects with would end the process.
+      const answer = observer(event) as unknown as PromiseLike<unknown> | undefined;
+      if (typeof answer?.then === "function") answer.then(undefined, () => undefined);
     } catch {
       // Deliberately dropped: there is no one left to tell, the observer is who would be told.
     }
