@@ -195,7 +195,7 @@ export function withDefaults<Tx>(
       `stallAfterMs (${complete.stallAfterMs}) must be above the broker's rebalanceTimeoutMs (${rebalanceTimeoutMs}) and sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
     );
   }
-  if (given.storage.synchronous && "handlerTimeoutMs" in given) {
+  if (given.storage.synchronous && set.some(([key]) => key === "handlerTimeoutMs")) {
     problems.push("handlerTimeoutMs has no meaning on a synchronous storage: leave it out");
   } else if (complete.handlerTimeoutMs > sessionTimeoutMs) {
     problems.push(

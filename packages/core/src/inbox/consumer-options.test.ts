@@ -1,0 +1,32 @@
+import { describe, expect, it } from "vitest";
+import { ConfigurationError } from "../errors.ts";
+import type { Broker } from "../ports/broker.ts";
+import type { SyncStorage } from "../ports/storage.ts";
+import { checkConsumerOptions, withDefaults } from "./consumer-options.ts";
+
+const broker = {
+  timing: { sessionTimeoutMs: 30_000, rebalanceTimeoutMs: 60_000 },
+  consumer: () => undefined,
+  offsets: () => undefined,
+} as unknown as Broker;
+const storage = {
+  ...{ synchronous: true, chunkSync: () => undefined, claim: () => undefined },
+} as unknown as SyncStorage<string>;
+
+/** As `createConsumer` does: both checks. */
+function completed(more: object) {
+  const given = { name: "billing", broker, storage, ...more };
+  checkConsumerOptions(given);
+  return withDefaults(given);
+}
+
+describe("on a storage that does not wait", () => {
+  it("a handler's time limit is refused", () => {
+    expect(() => completed({ handlerTimeoutMs: 100 })).toThrow(ConfigurationError);
+  });
+
+  it("undefined is a time limit that was not given", () => {
+    // Guards: that values are looked at, not keys.
+    expect(completed({ handlerTimeoutMs: undefined }).handlerTimeoutMs).toBe(15_000);
+  });
+});
