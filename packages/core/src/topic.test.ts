@@ -67,6 +67,19 @@ describe("json", () => {
   });
 });
 
+describe("a byte order mark", () => {
+  const marked = utf8("\ufeff1");
+
+  it("is part of a text", () => {
+    // Guards: ignoreBOM, without which the decoder drops it.
+    expect(text().decode(text().encode("\ufeff1"))).toBe("\ufeff1");
+  });
+
+  it("is no part of JSON, whoever put it there", () => {
+    expect(json().decode(marked)).toBe(1);
+  });
+});
+
 describe("text and bytes", () => {
   it("carry their values", () => {
     expect(text().decode(text().encode("é\0"))).toBe("é\0");

@@ -44,7 +44,7 @@ export function json(schema?: StandardSchema<unknown, unknown>): Codec<unknown, 
       return utf8(text);
     },
     decode: (bytes) => {
-      const value = parsed(strictText(bytes));
+      const value = parsed(jsonDecoder.decode(bytes));
       return schema === undefined ? value : validated(schema, value);
     },
   };
@@ -52,7 +52,11 @@ export function json(schema?: StandardSchema<unknown, unknown>): Codec<unknown, 
 
 /** UTF-8 text. Bytes that are not UTF-8 do not decode. */
 export function text(): Codec<string, string> {
-  return { contentType: "text/plain; charset=utf-8", encode: utf8, decode: strictText };
+  return {
+    contentType: "text/plain; charset=utf-8",
+    encode: utf8,
+    decode: (value) => textDecoder.decode(value),
+  };
 }
 
 /** Bytes as they are. */
@@ -64,11 +68,9 @@ export function bytes(): Codec<Uint8Array, Uint8Array> {
   };
 }
 
-const fatalDecoder = new TextDecoder("utf-8", { fatal: true });
-
-function strictText(value: Uint8Array): string {
-  return fatalDecoder.decode(value);
-}
+/** A byte order mark is a character of a text. JSON has none; some writers put one before it. */
+const textDecoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const jsonDecoder = new TextDecoder("utf-8", { fatal: true });
 
 /** `__proto__` as an own property of parsed JSON turns into a prototype where it is copied carelessly. */
 function parsed(json: string): unknown {
