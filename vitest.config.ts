@@ -39,6 +39,8 @@ export default defineConfig({
           include: ["test/simulation/**/*.test.ts"],
           hookTimeout: 60_000,
           fileParallelism: false,
+          // Tests that run beside each other start a process each.
+          maxConcurrency: 2,
           sequence: { groupOrder: 1 },
         },
       },

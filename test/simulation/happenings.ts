@@ -4,14 +4,12 @@
 import type { LogRecord } from "../fixtures/checker.ts";
 import type { Fault, TimedAct } from "./plan.ts";
 import type { Worker } from "./worker.ts";
-import { consumerName, orders, type World } from "./world.ts";
+import { consumerName, orders, type Snapshot, type World } from "./world.ts";
 
 export interface Loss {
   readonly partition: number;
   readonly act: TimedAct;
 }
-
-type Snapshot = ReturnType<World["database"]["snapshot"]>;
 
 const outageMaxMs = 6_000;
 const backupEveryMs = 3_000;
@@ -104,8 +102,17 @@ export class Happenings {
       this.#world.database.faults.loseWakeUps(true);
       return this.#later(ms, () => this.#world.database.faults.loseWakeUps(false));
     },
-    restore: () => {
-      this.#world.database.restore(this.#backup);
+    restore: (_, ms) => {
+      const { beforeClaim, database } = this.#world;
+      const undone = ms % 2 === 0 ? beforeClaim : null;
+      database.restore(undone?.state ?? this.#backup);
+      // Whose claim is undone stands still meanwhile, so that another one claims under its number.
+      const claimer = this.#workers.find(({ name }) => name === undone?.client);
+      if (claimer !== undefined) {
+        this.#member(claimer, this.#world.outside.faults.expel);
+        claimer.freeze();
+        this.#later(ms % outageMaxMs, () => claimer.thaw());
+      }
       this.#world.forgetPositions();
       for (let at = 0; at < this.#world.plan.partitions; at += 1) this.moved.add(at);
       return true;
@@ -148,7 +155,13 @@ export class Happenings {
       return this.#later(ms, () => open.abort());
     },
     retention: (_, ms) => this.#delete(this.#partition(ms), 0n),
-    "retention-ahead": (_, ms) => this.#delete(this.#partition(ms), BigInt(1 + (ms % 3))),
+    "retention-ahead": (_, ms) => {
+      const behind = this.#partitions().find((at) => {
+        const handled = this.#world.committed().get(at)?.nextOffset ?? 0n;
+        return this.#world.log(at).state().lastStable > handled;
+      });
+      return behind !== undefined && this.#delete(behind, BigInt(1 + (ms % 3)));
+    },
     truncation: (_, ms) => {
       const partition = this.#partition(ms);
       const { start, end } = this.#world.log(partition).state();
@@ -156,6 +169,7 @@ export class Happenings {
       if (from < start) return false;
       this.#lose(partition, "truncation", (offset) => offset >= from);
       this.#world.outside.admin.truncate(orders.name, partition, from);
+      this.#goOn(partition, Number(end - from) + (ms % 3));
       return true;
     },
     recreation: (_, ms) => {
@@ -163,7 +177,9 @@ export class Happenings {
       for (let at = 0; at < this.#world.plan.partitions; at += 1) {
         this.#lose(at, "recreation", () => true);
       }
+      const ends = this.#partitions().map((at) => this.#world.log(at).state().end);
       this.#world.outside.admin.recreateTopic(orders.name);
+      for (const [at, end] of ends.entries()) this.#goOn(at, Number(end) + (ms % 3));
       return true;
     },
     compaction: (_, ms) => {
@@ -181,6 +197,23 @@ export class Happenings {
 
   #partition(ms: number): number {
     return ms % this.#world.plan.partitions;
+  }
+
+  #partitions(): readonly number[] {
+    return Array.from({ length: this.#world.plan.partitions }, (_, at) => at);
+  }
+
+  /** Others write on where a log lost its records: the old positions fit its length again. */
+  #goOn(partition: number, count: number): void {
+    const { written, outside, clock } = this.#world;
+    const key = `on ${partition} ${clock.now()}`;
+    for (let sequence = 1; sequence <= count; sequence += 1) {
+      const order = { id: `${key} ${sequence}`, key, sequence };
+      const headers = [["id", encoder.encode(order.id)]] as const;
+      const value = JSON.stringify(order);
+      outside.admin.produce(orders.name, partition, [{ key, value, headers }]);
+      written.push({ ...order, state: "acknowledged" });
+    }
   }
 
   #member({ member }: Worker, act: (member: string) => void): boolean {
@@ -216,6 +249,7 @@ export class Happenings {
   }
 }
 
+const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 /** A topic as the checker reads it: ids come out of the values, whatever the headers hold. */

@@ -1,7 +1,7 @@
 // Owns the faults that wait for a process to come to a certain step: they fire at the next request
 // of that kind after their time. Asked by the models' hooks; counts what fired.
 
-import type { OutgoingRecord } from "@oncebox/core";
+import type { OutgoingRecord, RecordBatch } from "@oncebox/core";
 import type {
   BatchFault,
   OffsetCommitFault,
@@ -9,6 +9,7 @@ import type {
   StatementFault,
   StatementSeen,
 } from "@oncebox/testing";
+import type { Manners } from "./manners.ts";
 import type { Fault, Step } from "./plan.ts";
 import { applicationName } from "./sources.ts";
 import type { Worker } from "./worker.ts";
@@ -39,15 +40,23 @@ export class Hits {
   /** When the last record that was held back will have been stored. */
   quietAt = 0;
 
-  constructor(world: World, workers: readonly Worker[], fired: (cell: string) => void) {
+  constructor(
+    world: World,
+    workers: readonly Worker[],
+    manners: Manners,
+    fired: (cell: string) => void,
+  ) {
     this.#world = world;
     this.#workers = workers;
     this.#fired = fired;
     const { database, outside } = world;
     database.faults.onStatement = (statement) => this.#statement(statement);
     database.faults.onCommit = (statement) => this.#commit(statement);
-    outside.faults.onBatch = (member) => this.#batch(member);
-    outside.faults.onCommit = (member) => this.#groupCommit(member);
+    outside.faults.onBatch = (member, batch) => this.#batch(member, batch);
+    outside.faults.onCommit = (member, positions) => {
+      manners.offsetsSent(member, positions);
+      return this.#groupCommit(member);
+    };
     outside.faults.onPublish = (_, records) => this.#publish(records);
   }
 
@@ -66,6 +75,7 @@ export class Hits {
 
   #statement({ verb, client, connection }: StatementSeen): StatementFault | null {
     this.#verbs.set(connection, verb);
+    this.#world.clients.set(connection, client);
     this.#world.trace.note(client, verb);
     const step = stepOfVerb[verb];
     const worker = this.#workerOf(client);
@@ -131,13 +141,17 @@ export class Hits {
     return "request-late";
   }
 
-  #batch(member: string): BatchFault | null {
+  #batch(member: string, { partition, endOffset }: RecordBatch): BatchFault | null {
     this.#world.trace.note(member, "batch");
     const worker = this.#workerOf(member);
     const fault = worker === null ? null : this.#take("batch", worker.place);
     if (fault === null || worker === null) return null;
     const { act, ms } = fault;
     if (act === "late") return { kind: act, ms };
+    if (act === "ahead") {
+      worker.skipTo(partition, endOffset);
+      return { kind: "lost" };
+    }
     if (act === "stale" || act === "twice" || act === "lost") return { kind: act };
     this.#hit(worker, fault);
     return null;

@@ -1,14 +1,25 @@
 // Owns the watch over how the core uses its ports: what it must never do even where it happens to go
-// well. A partition is claimed by whom it is assigned to; a lane's rows are sent by who holds it; a
-// producer sends one batch at a time.
+// well. A partition is claimed by whom it is assigned to, moved by whoever claimed it, and told to the
+// group under its assignment; a lane's rows are sent by who holds it; a producer sends one batch at a
+// time; a stop leaves running chunks their time.
 
-import type { BrokerProducer, OnceboxEvent, OutgoingRecord } from "@oncebox/core";
+import type {
+  BrokerProducer,
+  OnceboxError,
+  OnceboxEvent,
+  OutgoingRecord,
+  TopicPartition,
+} from "@oncebox/core";
 import { laneOf } from "@oncebox/core";
-import type { World } from "./world.ts";
+import type { StoredPosition, World } from "./world.ts";
 
 /** What is wrong about each. */
 export const manners = {
   strayClaim: "partitions claimed by a process to which they are not assigned",
+  strayOpen: "chunks that found their row moved, of a process that does not hold the claim",
+  strayCommit: "positions moved by a process that does not hold the claim",
+  strayOffsets: "offsets of partitions told to the group by a member they are not assigned to",
+  hastyCut: "chunks cut off although the stop had time left",
   strayPublish: "messages sent by a relay that does not hold their lane",
   overlappingSends: "batches sent while another one of the same producer was under way",
 } as const;
@@ -19,6 +30,10 @@ const noKey = new Uint8Array();
 export class Manners {
   readonly found: { readonly [K in keyof typeof manners]: string[] } = {
     strayClaim: [],
+    strayOpen: [],
+    strayCommit: [],
+    strayOffsets: [],
+    hastyCut: [],
     strayPublish: [],
     overlappingSends: [],
   };
@@ -27,16 +42,64 @@ export class Manners {
   /** The relay of each process, as the lanes know it. */
   readonly #relays = new Map<string, string>();
 
+  /** Who took each claim, by its token. */
+  readonly #holders = new Map<string, string | null>();
+  /** By worker and partition. */
+  readonly #claimedAt = new Map<string, number>();
+  readonly #leavingAt = new Map<string, number>();
+
   constructor(world: World) {
     this.#world = world;
+    world.moved = (position, client) => this.#moved(position, client);
+  }
+
+  /** A process is asked to stop in its own time. */
+  leaving(worker: string): void {
+    this.#leavingAt.set(worker, this.#world.clock.now());
+  }
+
+  /** A member is about to tell the group. */
+  offsetsSent(member: string, positions: readonly TopicPartition[]): void {
+    const worker = [...this.#assigned.keys()].find((name) => member.startsWith(`${name}-`));
+    const own = worker === undefined ? undefined : this.#assigned.get(worker);
+    for (const { partition } of positions) {
+      if (own?.has(partition) !== true) this.found.strayOffsets.push(`${partition} by ${member}`);
+    }
+  }
+
+  /** Whoever does not hold the claim is fenced, wherever the row stands. */
+  #displaced(worker: string, partition: number, { code }: OnceboxError): void {
+    if (code !== "position-rewound") return;
+    if (this.#claimedAt.get(`${worker} ${partition}`) === this.#world.clock.now()) return;
+    const token = this.#world.committed().get(partition)?.token ?? null;
+    const holder = token === null ? null : this.#holders.get(token);
+    if (holder !== worker)
+      this.found.strayOpen.push(`${partition} by ${worker}, held by ${holder}`);
+  }
+
+  #moved({ partition, token, nextOffset }: StoredPosition, client: string | null): void {
+    if (token === null) return;
+    const holder = this.#holders.get(token);
+    if (holder === undefined) this.#holders.set(token, client);
+    else if (holder !== client) {
+      const text = `${partition} to ${nextOffset} by ${client}, claimed by ${holder}`;
+      this.found.strayCommit.push(text);
+    }
   }
 
   event(worker: string, event: OnceboxEvent): void {
+    if (event.type === "inbox.displaced") this.#displaced(worker, event.partition, event.error);
     if (event.type === "inbox.assigned") {
       this.#assigned.set(worker, new Set(event.partitions.map(({ partition }) => partition)));
     } else if (event.type === "inbox.claimed") {
+      this.#claimedAt.set(`${worker} ${event.partition}`, this.#world.clock.now());
       const own = this.#assigned.get(worker)?.has(event.partition) ?? false;
       if (!own) this.found.strayClaim.push(`${event.partition} by ${worker}`);
+    } else if (event.type === "inbox.chunk-cut") {
+      // Nothing passes between the two where the stop does not wait.
+      const at = this.#leavingAt.get(worker);
+      if (at === this.#world.clock.now())
+        this.found.hastyCut.push(`${event.partition} by ${worker}`);
     } else if (event.type === "outbox.lanes-held") this.#relays.set(worker, event.relay);
   }
 

@@ -37,6 +37,7 @@ export type StepAct =
   | "unavailable"
   | "stale"
   | "twice"
+  | "ahead"
   | "lost"
   | "accepted"
   | "unknown-stored"
@@ -58,7 +59,7 @@ export const actsAt: Readonly<Record<Step, readonly StepAct[]>> = {
   settle: [...processActs, "request-lost", "reply-lost", "deadlock"],
   commit: [...processActs, "request-lost", "reply-lost", "late"],
   "app-commit": ["request-lost", "reply-lost", "late"],
-  batch: ["kill-before", "freeze-before", "stale", "twice", "lost", "late"],
+  batch: ["kill-before", "freeze-before", "stale", "twice", "lost", "late", "ahead"],
   "group-commit": ["kill-before", "freeze-before", "lost", "reply-lost", "accepted"],
   publish: [
     ...processActs,
@@ -136,6 +137,8 @@ export interface Plan {
   readonly swallowing: number;
   /** Share of messages whose handler commits its transaction behind our back, once. */
   readonly committing: number;
+  /** Share of messages whose handler never ends, once. */
+  readonly hanging: number;
   /** Whether the handlers publish. */
   readonly publishing: boolean;
   readonly faults: readonly Fault[];
@@ -150,7 +153,11 @@ const losing: ReadonlySet<TimedAct> = new Set([
 ]);
 
 /** What follows after them needs ids: a person moves the position back to the beginning. */
-const needsIds: ReadonlySet<TimedAct> = new Set(["retention-ahead", "truncation", "recreation"]);
+export const needsIds: ReadonlySet<TimedAct> = new Set([
+  "retention-ahead",
+  "truncation",
+  "recreation",
+]);
 
 export function planOf(seed: number): Plan {
   const { random } = manualClock({ seed });
@@ -173,18 +180,20 @@ export function planOf(seed: number): Plan {
     failing: chance(0.3) ? 0.1 : 0,
     swallowing: chance(0.2) ? 0.05 : 0,
     // Without an id nobody can tell what such a handler has committed (inbox.md, B8).
-    committing: ids && chance(0.2) ? 0.05 : 0,
+    committing: ids && chance(0.2) ? 0.1 : 0,
     publishing: source === "outbox" || chance(0.5),
   };
   // A swarm: each run knows some faults only, so that none hides all others.
   const timed = timedActs.filter(
     (act) =>
-      chance(0.5) &&
+      // It goes with few other settings.
+      chance(act === "restore" ? 0.9 : 0.5) &&
       (source === "log" || !losing.has(act)) &&
       (ids || !needsIds.has(act)) &&
       // What was published before is not unpublished by a restore.
       (act !== "restore" || !settings.publishing),
   );
+  if (timed.includes("restore")) timed.push("restore", "restore");
   const steps = (Object.keys(actsAt) as Step[]).filter(
     (step) => chance(0.6) && (source === "outbox" || step !== "app-commit"),
   );
@@ -196,10 +205,11 @@ export function planOf(seed: number): Plan {
     }
     return { ...common, step: null, act: timed.length > 0 ? pick(timed) : "kill" };
   });
+  const hanging = chance(0.2) ? 0.05 : 0;
   // Below a position that a seek left, an early commit is taken for the time before (decision 0019).
   const sought = faults.some(({ act }) => needsIds.has(act as TimedAct));
   return {
-    ...settings,
+    ...{ ...settings, hanging },
     committing: sought ? 0 : settings.committing,
     faults: faults.sort((a, b) => a.at - b.at),
   };

@@ -60,8 +60,11 @@ class Run {
   readonly #hits: Hits;
   readonly #happenings: Happenings;
   readonly #quirks = new Map<string, Quirk>();
+  /** What found nothing to do it to yet. */
+  readonly #early: Fault[] = [];
   /** Partitions that wait for a person. */
   readonly #waiting = new Set<number>();
+  readonly #absent: string[] = [];
   readonly #operator;
 
   constructor(plan: Plan, sink: ((line: string) => void) | null) {
@@ -81,6 +84,7 @@ class Run {
       broke: (error: unknown) => this.#witness.broke(error),
       publishing: (records: Parameters<Hits["publishing"]>[0], place: number) =>
         this.#hits.publishing(records, place),
+      leaving: (worker: string) => this.#manners.leaving(worker),
       watched: (worker: string, producer: BrokerProducer) =>
         this.#manners.watched(worker, producer),
     };
@@ -88,7 +92,7 @@ class Run {
       { length: plan.workers },
       (_, place) => new Worker(place, world, listener),
     );
-    this.#hits = new Hits(world, this.#workers, (cell) => this.fired.push(cell));
+    this.#hits = new Hits(world, this.#workers, this.#manners, (cell) => this.fired.push(cell));
     this.#happenings = new Happenings(world, this.#workers);
     const { database, outside } = world;
     const storage = memoryStorage({ database, name: "operator" });
@@ -100,6 +104,7 @@ class Run {
     this.#sources.start();
     await this.#faultyPhase();
     this.#hits.disarm();
+    this.#early.length = 0;
     this.#happenings.heal();
     await this.#liveness();
     const unstopped = await this.#stop();
@@ -110,6 +115,7 @@ class Run {
         manners: this.#manners,
       }),
     );
+    if (this.#absent.length > 0) findings.set("absent", this.#absent);
     if (unstopped.length > 0) findings.set("unstopped", unstopped);
     return findings;
   }
@@ -142,11 +148,12 @@ class Run {
     const busy = this.world.database.openTransactions() > 0 ? "busy" : "idle";
     if (this.#happenings.act(fault as Fault & { readonly act: TimedAct })) {
       this.fired.push(`${fault.act}/${busy}`);
-    }
+    } else if (fault.act === "retention-ahead") this.#early.push(fault);
   }
 
   #tick(tick: number): void {
     this.#happenings.tick();
+    for (const fault of this.#early.splice(0)) this.#fault(fault);
     this.#witness.compare(this.world, this.#happenings.moved);
     if (tick % seekEveryTicks === 0) this.#repair();
   }
@@ -162,6 +169,7 @@ class Run {
         () => {
           this.#waiting.delete(partition);
           this.world.forgetPositions(partition);
+          this.#happenings.moved.add(partition);
           this.world.trace.note("operator", `seek ${partition}`);
         },
         // The database or Kafka is away: tried again.
@@ -179,6 +187,9 @@ class Run {
     for (let tick = 1; tick <= followTicks && !this.#followed(); tick += 1) {
       await this.world.clock.advance(tickMs);
     }
+    for (const { name, member } of this.#workers) {
+      if (member === null) this.#absent.push(name);
+    }
     this.#witness.compare(this.world, new Set());
   }
 
@@ -195,6 +206,7 @@ class Run {
   }
 
   #followed(): boolean {
+    if (this.#workers.some(({ member }) => member === null)) return false;
     const group = this.world.groupOffsets();
     return [...this.world.committed()].every(([partition, { nextOffset }]) => {
       return (group.get(partition) ?? nextOffset) === nextOffset;
@@ -215,13 +227,14 @@ class Run {
   #quirkOf(id: string): Quirk {
     const known = this.#quirks.get(id);
     if (known !== undefined) return known;
-    const { failing, swallowing, committing } = this.#plan;
+    const { failing, swallowing, committing, hanging } = this.#plan;
     const { random } = this.world.clock;
     const draw = (share: number, times: number) => (random() < share ? times : 0);
     const quirk = {
       throws: draw(failing, 1 + Math.floor(random() * 2)),
       swallows: draw(swallowing, 1),
       commits: draw(committing, 1),
+      hangs: draw(hanging, 1),
     };
     this.#quirks.set(id, quirk);
     return quirk;

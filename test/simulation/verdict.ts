@@ -24,6 +24,7 @@ const ownAnomalies = {
   floorAnomaly: "rows of the outbox below their floor",
   unannounced: "records taken away before they were read, of which nobody said so",
   totals: "counters that differ from the effects they count: lost updates",
+  absent: "processes that run and are no members of their group",
   unstopped: "processes that did not stop in time",
   broke: "errors that nobody caught",
 } as const;
@@ -109,14 +110,10 @@ export interface Judged {
   readonly manners: Manners;
 }
 
-export function judge(
-  world: World,
-  witness: Witness,
-  { sources, happenings, manners: watch }: Judged,
-): Findings {
+export function judge(world: World, witness: Witness, judged: Judged): Findings {
   const effects = effectsOf(world);
   const findings = new Map<Finding, readonly string[]>();
-  const report = check(historyOf(world, witness, sources, effects));
+  const report = check(historyOf(world, witness, judged, effects));
   for (const [name, list] of Object.entries(report.found)) findings.set(name as Anomaly, list);
   if (world.plan.publishing) {
     const published = check(invoiceHistory(world, effects));
@@ -126,13 +123,13 @@ export function judge(
     }
   }
   for (const name of Object.keys(manners) as (keyof typeof manners)[]) {
-    findings.set(name, watch.found[name]);
+    findings.set(name, judged.manners.found[name]);
   }
   findings.set("attemptSpent", witness.blamed);
   findings.set("floorAnomaly", witness.belowFloor);
   findings.set("broke", witness.broken);
   findings.set("totals", wrongTotals(world, effects));
-  findings.set("unannounced", unannounced(world, witness, happenings, effects));
+  findings.set("unannounced", unannounced(world, witness, judged.happenings, effects));
   // A handler that commits behind our back may be repeated: it must not be lost.
   if (world.plan.committing > 0) {
     for (const name of ["doubled", "totals", "inverted"] as const) findings.delete(name);
@@ -150,15 +147,19 @@ function effectsOf({ database }: World): readonly Effect[] {
 function historyOf(
   world: World,
   witness: Witness,
-  sources: Sources,
+  { sources, happenings }: Judged,
   effects: readonly Effect[],
 ): History {
-  const { gone, aborted, positions, plan } = world;
-  const records = recordsOf(world, orders.name);
+  const { aborted, positions, plan } = world;
+  const stored = recordsOf(world, orders.name);
+  // What was taken away after it was handled owes its effect as if it lay there still.
+  const handled = happenings.losses.length === 0 && happenings.moved.size === 0;
+  const records = handled ? [...stored, ...world.gone] : stored;
+  const gone = handled ? [] : world.gone;
   // What a log lost is nobody's debt: `unannounced` asks whether it was told.
   const kept = new Set(records.map(({ id }) => id));
   const excused = new Set(gone.map(({ id }) => id).filter((id) => !kept.has(id)));
-  const intents = sources.intents.map((intent): Intent => {
+  const intents = [...sources.intents, ...world.written].map((intent): Intent => {
     const lost = intent.state === "acknowledged" && excused.has(intent.id);
     return lost ? { ...intent, state: "unknown" } : intent;
   });

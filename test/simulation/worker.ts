@@ -3,6 +3,7 @@
 // to leave; decides nothing about when.
 
 import {
+  type Broker,
   type BrokerProducer,
   type Consumer,
   createConsumer,
@@ -13,12 +14,14 @@ import {
   type Run,
 } from "@oncebox/core";
 import { behind, type MemoryProcess, type MemoryTx, memoryProcess } from "@oncebox/testing";
+import { producerOfClients } from "./producer-clients.ts";
 import { consumerName, invoices, type Order, orders, type World } from "./world.ts";
 
 export const sessionTimeoutMs = 3_000;
 const stopDeadlineMs = 6_000;
 const startAgainMs = 1_000;
 const noticedWithinMs = 2_500;
+const skippingMs = 3_000;
 
 /** Thrown by a handler because the plan says so: the only thing that may spend an attempt. */
 export class PlannedFailure extends Error {
@@ -30,6 +33,7 @@ export interface Quirk {
   throws: number;
   swallows: number;
   commits: number;
+  hangs: number;
 }
 
 export interface Listener {
@@ -39,6 +43,8 @@ export interface Listener {
   readonly broke: (error: unknown) => void;
   /** The records are about to be sent by the process of this place. */
   readonly publishing: (records: readonly OutgoingRecord[], place: number) => void;
+  /** The process is asked to stop. */
+  readonly leaving: (worker: string) => void;
   readonly watched: (worker: string, producer: BrokerProducer) => BrokerProducer;
 }
 
@@ -55,6 +61,7 @@ export class Worker {
   #state: State = "down";
   #leaving = false;
   #over = false;
+  readonly #skips = new Map<number, { readonly offset: bigint; readonly until: number }>();
 
   constructor(place: number, world: World, listener: Listener) {
     this.place = place;
@@ -100,7 +107,7 @@ export class Worker {
     const common = { storage: process.storage, clock: process.clock, observer };
     const consumer = createConsumer({
       ...common,
-      ...{ name: consumerName, broker: process.broker, chunkSizeMax: plan.chunkSizeMax },
+      ...{ name: consumerName, broker: this.#skipping(process), chunkSizeMax: plan.chunkSizeMax },
       handlerTimeoutMs: 2_000,
     }).handle(orders, this.#handler(name));
     const relay = createOutboxRelay({
@@ -149,6 +156,7 @@ export class Worker {
   leave(againMs = 0): void {
     if (!this.running) return;
     this.#leaving = true;
+    this.#listener.leaving(this.name);
     const stopping = this.#stop().then(() => this.#startAfter(againMs));
     stopping.catch((error: unknown) => this.#listener.broke(error));
   }
@@ -189,6 +197,30 @@ export class Worker {
     this.#process = null;
     this.#consumer = null;
     this.#relay = null;
+    this.#skips.clear();
+  }
+
+  /** Its client reads on from there for a while, wherever the core wants to read. */
+  skipTo(partition: number, offset: bigint): void {
+    const until = this.#world.clock.now() + skippingMs;
+    this.#skips.set(partition, { offset, until });
+  }
+
+  #skipping({ broker }: MemoryProcess): Broker {
+    return {
+      ...broker,
+      consumer: (subscription, callbacks) =>
+        broker.consumer(subscription, {
+          ...callbacks,
+          position: (at) => {
+            const wanted = callbacks.position(at);
+            const { offset = 0n, until = 0 } = this.#skips.get(at.partition) ?? {};
+            if (wanted === null || wanted.offset >= offset) return wanted;
+            if (until < this.#world.clock.now()) return wanted;
+            return { ...wanted, offset, leaderEpoch: null };
+          },
+        }),
+    };
   }
 
   /** The broker of the process, which says whose records are on their way. */
@@ -198,7 +230,7 @@ export class Worker {
     return {
       ...broker,
       producer: async () => {
-        const producer = watched(name, await broker.producer());
+        const producer = watched(name, producerOfClients(await broker.producer()));
         return {
           ...producer,
           publish: (records: readonly OutgoingRecord[]) => {
@@ -218,15 +250,21 @@ export class Worker {
         quirk.throws -= 1;
         throw new PlannedFailure(`${value.id} fails`);
       }
-      if (quirk.swallows > 0) {
-        quirk.swallows -= 1;
-        await behind(tx)
-          .failStatement()
-          .catch(() => undefined);
+      if (quirk.hangs > 0) {
+        quirk.hangs -= 1;
+        await new Promise(() => undefined);
       }
       await tx.append("effects", { ...value, partition, offset, worker });
       await tx.update<number>("totals", value.key, (sum) => (sum ?? 0) + 1);
       if (publishing) await outbox.enqueue(invoices.message({ key: value.key, value }));
+      if (quirk.swallows > 0) {
+        // The last thing it does: any statement after it would fail aloud.
+        quirk.swallows -= 1;
+        await behind(tx)
+          .failStatement()
+          .catch(() => undefined);
+        return;
+      }
       if (quirk.commits > 0) {
         quirk.commits -= 1;
         await behind(tx).endSecretly({ begin: true });

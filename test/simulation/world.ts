@@ -13,7 +13,7 @@ import {
   memoryCluster,
   memoryDatabase,
 } from "@oncebox/testing";
-import type { LogRecord, Position } from "../fixtures/checker.ts";
+import type { Intent, LogRecord, Position } from "../fixtures/checker.ts";
 import type { Plan } from "./plan.ts";
 
 export interface Order {
@@ -35,9 +35,13 @@ export interface EffectRow extends Order {
 }
 
 /** What the partition table holds, as far as it is looked at from outside. */
-interface StoredPosition extends Position {
+export interface StoredPosition extends Position {
   readonly owner: string | null;
+  /** Another one with every claim and every seek. */
+  readonly token: string | null;
 }
+
+export type Snapshot = ReturnType<MemoryDatabase["snapshot"]>;
 
 interface Change {
   readonly row: unknown;
@@ -45,6 +49,7 @@ interface Change {
 
 interface OpenTransaction {
   readonly state: string;
+  readonly connection: string;
   readonly changes: ReadonlyMap<string, ReadonlyMap<string, Change>>;
 }
 
@@ -113,6 +118,14 @@ export class World {
   readonly trace: Trace;
   /** Every value of every partition's row since the last move by hand. */
   positions: Position[] = [];
+  /** Whose connections are whose: names of storages. */
+  readonly clients = new Map<string, string>();
+  /** Told of every value of a partition's row when it is committed, and by whom. */
+  moved: (position: StoredPosition, client: string | null) => void = () => undefined;
+  /** The database as it was before the last claim, and who claimed. */
+  beforeClaim: { readonly state: Snapshot; readonly client: string | null } | null = null;
+  /** What others wrote into a log that was cut off or made anew. */
+  readonly written: Intent[] = [];
   /** Records that lay in the log and were taken away. */
   readonly gone: LogRecord[] = [];
   /** Records whose transaction was aborted. */
@@ -194,6 +207,12 @@ export class World {
       if (transaction.state === "open") {
         for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
           const { consumer, topic, partition, epoch, nextOffset } = row as StoredPosition;
+          const client = this.clients.get(transaction.connection) ?? null;
+          const before = this.committed().get(partition);
+          if (before !== undefined && before.epoch < epoch) {
+            this.beforeClaim = { state: this.database.snapshot(), client };
+          }
+          this.moved(row as StoredPosition, client);
           this.positions.push({ consumer, topic, partition, epoch, nextOffset });
         }
       }
