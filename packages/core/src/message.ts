@@ -133,7 +133,7 @@ function headerBytes(topic: string, headers: Headers): number {
     if (name.toLowerCase().startsWith(reservedHeaderPrefix) || ownHeaders.has(name)) {
       throw new InvalidMessageError(
         "reserved-header",
-        `header ${show(name)} of a message to ${topic} is written by Oncebox; pass the id as \`id\`, the source as an option of createOutbox`,
+        `header ${show(name)} of a message to ${topic} is written by Oncebox; pass the id as \`id\`, the source as an option of createOutbox or createConsumer`,
         { details: { topic, header: name } },
       );
     }

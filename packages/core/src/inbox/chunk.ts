@@ -76,6 +76,8 @@ export interface ChunkRun {
 interface HandlerRun<Tx> extends ChunkRun {
   readonly storage: Storage<Tx>;
   readonly handler: Handler<Tx>;
+  /** Of the messages that the handler enqueues. */
+  readonly source: string | undefined;
 }
 
 export async function runChunk<Tx>(run: HandlerRun<Tx>): Promise<ChunkOutcome> {
@@ -155,7 +157,8 @@ async function handleOne<Tx>(
 ): Promise<boolean> {
   const { message, identity } = incomingOf(run.claim, record);
   const { tx, end } = transaction.handle();
-  const outbox = handlerOutbox(run.storage, tx, identity);
+  const { source, clock } = run;
+  const outbox = handlerOutbox(run.storage, tx, identity, { source, clock });
   let published = false;
   try {
     await run.handler.run(message, tx, {

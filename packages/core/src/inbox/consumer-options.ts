@@ -11,6 +11,7 @@ import {
   optional,
   type Rule,
 } from "../options.ts";
+import { aSource } from "../outbox/outbox.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Storage, StorageFacts, SyncStorage } from "../ports/storage.ts";
@@ -28,6 +29,12 @@ export interface ConsumerOptions<Tx> {
    * @defaultValue the consumer's name
    */
   readonly groupId?: string;
+  /**
+   * The CloudEvents source of the messages that handlers enqueue, as `source` of createOutbox: give
+   * both the same. Set it before the first message.
+   * @defaultValue none: the header `id` only
+   */
+  readonly source?: string;
   /**
    * Most messages in one transaction. More is faster; fewer shortens locks and the work that is
    * repeated after a failure. 1 gives each message a transaction of its own.
@@ -159,6 +166,7 @@ export function checkConsumerOptions(options: unknown): void {
     storage: aStorage,
     broker: having("a broker, for example kafkajsBroker({ … })", "consumer", "offsets"),
     groupId: optional(aName),
+    source: aSource,
     chunkSizeMax: integer(1, 10_000),
     chunkBytesMax: integer(1, 2 ** 30),
     partitionsAtOnceMax: integer(1, 1_000),

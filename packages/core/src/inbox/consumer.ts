@@ -307,7 +307,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     for (const { topic, partition } of partitions) {
       const handler = this.#handlers.get(topic);
       if (handler === undefined) continue;
-      const runChunk = chunkRunner(this.#options.storage, handler);
+      const { storage, source } = this.#options;
+      const runChunk = chunkRunner(storage, handler, source);
       const context = { ...this.#context, runChunk };
       workers.set(
         `${topic}/${partition}`,

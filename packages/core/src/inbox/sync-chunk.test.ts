@@ -15,6 +15,7 @@ import { chunkRunner } from "./sync-chunk.ts";
 interface Scene {
   readonly run: (message: { readonly offset: bigint }, tx: string, context: Context) => unknown;
   readonly nextOffset?: bigint;
+  readonly source?: string;
   readonly fails?: { readonly open?: Error; readonly commit?: Error; readonly behind?: Error };
 }
 
@@ -23,7 +24,7 @@ interface Context {
 }
 
 /** A storage of one call; what it did, in order. */
-function scene({ run, nextOffset = 5n, fails = {} }: Scene) {
+function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
   const did: string[] = [];
   const rows: OutboxEntry[] = [];
   const chunkSync: SyncStorage<string>["chunkSync"] = (_, records, body) => {
@@ -54,12 +55,14 @@ function scene({ run, nextOffset = 5n, fails = {} }: Scene) {
   let time = 0;
   const clock = {
     now: () => time,
+    epochMs: () => 0,
     sleep: async (ms: number) => {
       sleeps.push(ms);
     },
   } as unknown as ChunkRun["clock"];
   const cut = new AbortController();
-  const work = chunkRunner(storage, { topic: "orders", run } as unknown as Handler<string>);
+  const handler = { topic: "orders", run } as unknown as Handler<string>;
+  const work = chunkRunner(storage, handler, source);
   const records = [5n, 6n, 7n].map((offset) => ({
     ...{ offset, timestamp: 0n, leaderEpoch: 0, key: null, value: utf8("v") },
     headers: [["id", utf8(`${offset}`)]] as [string, Uint8Array][],
@@ -88,6 +91,18 @@ describe("a chunk in one call", () => {
     await again.outcome();
     expect(again.rows.map(({ id }) => id)).toEqual(first.rows.map(({ id }) => id));
     expect(new Set(first.rows.map(({ id }) => id)).size).toBe(2);
+  });
+
+  it("carries the consumer's source on what its handlers enqueue", async () => {
+    // Guards: the way of the option to the outbox of a handler, as in the other kind of chunk.
+    const run: Scene["run"] = (_, __, { outbox }) =>
+      outbox.enqueue({ topic: "echoes", key: null, value: null, headers: [] });
+    const { rows, outcome } = scene({ run, source: "/billing" });
+    await outcome();
+    expect(rows.map(({ headers }) => headers[2])).toEqual(
+      Array(2).fill(["ce_source", utf8("/billing")]),
+    );
+    expect(rows[0]?.headers[4]).toEqual(["ce_time", utf8("1970-01-01T00:00:00.000Z")]);
   });
 
   it("that is given a promise rolls back and fails that message", async () => {

@@ -21,12 +21,16 @@ import {
 } from "./chunk.ts";
 import type { Handler } from "./handler.ts";
 
-/** What runs a topic's chunks. On a SyncStorage the handler must not return promises. */
+/**
+ * What runs a topic's chunks; `source` is that of the messages its handler enqueues. On a SyncStorage
+ * the handler must not return promises.
+ */
 export function chunkRunner<Tx>(
   storage: Storage<Tx> | SyncStorage<Tx>,
   handler: Handler<Tx>,
+  source?: string,
 ): RunChunk {
-  if (!storage.synchronous) return (run) => runChunk({ ...run, storage, handler });
+  if (!storage.synchronous) return (run) => runChunk({ ...run, storage, handler, source });
   let turnedAt = Number.NEGATIVE_INFINITY;
   return async (run) => {
     // Chunks that never wait would keep heartbeats, fetches and timers from their turn.
@@ -34,7 +38,7 @@ export function chunkRunner<Tx>(
       await run.clock.sleep(0, run.cut);
       turnedAt = run.clock.now();
     }
-    return runSyncChunk({ ...run, storage, handler });
+    return runSyncChunk({ ...run, storage, handler, source });
   };
 }
 
@@ -44,6 +48,7 @@ const turnEveryMs = 10;
 interface SyncHandlerRun<Tx> extends ChunkRun {
   readonly storage: SyncStorage<Tx>;
   readonly handler: Handler<Tx>;
+  readonly source: string | undefined;
 }
 
 /** Where a chunk is, for what is to be said when it fails. */
@@ -106,9 +111,9 @@ function handleAll<Tx>(
 
 /** Runs one handler; tells whether it published something. */
 function handleOne<Tx>(run: SyncHandlerRun<Tx>, tx: Tx, record: BrokerRecord): boolean {
-  const { storage, handler, claim, attempt, cut: signal } = run;
+  const { storage, handler, source, clock, claim, attempt, cut: signal } = run;
   const { message, identity } = incomingOf(claim, record);
-  const outbox = syncHandlerOutbox(storage, tx, identity);
+  const outbox = syncHandlerOutbox(storage, tx, identity, { source, clock });
   let published = false;
   const enqueue: typeof outbox.enqueue = (messages) => {
     published = true;

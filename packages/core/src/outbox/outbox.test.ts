@@ -131,10 +131,11 @@ describe("options of the outbox", () => {
 
 describe("the outbox of a handler", () => {
   const incoming = "billing/o:orders:0:7";
+  const options = { source: undefined, clock };
 
   it("derives ids, counted per topic and key", async () => {
     const { storage, calls, rung } = notingStorage();
-    const outbox = handlerOutbox(storage, "tx", incoming);
+    const outbox = handlerOutbox(storage, "tx", incoming, options);
     const paid = { ...message, topic: "paid" };
     const first = await outbox.enqueue([message, paid, { ...message, key: null }]);
     const second = await outbox.enqueue([{ ...message, key: utf8("k") }, message]);
@@ -152,7 +153,7 @@ describe("the outbox of a handler", () => {
 
   it("yields the same ids again, also where calls overlap and one was refused", async () => {
     const run = async () => {
-      const outbox = handlerOutbox(notingStorage().storage, "tx", incoming);
+      const outbox = handlerOutbox(notingStorage().storage, "tx", incoming, options);
       const refused = outbox.enqueue([message, { ...message, id: "" }]);
       await expect(refused).rejects.toThrow(InvalidMessageError);
       return Promise.all([outbox.enqueue(message), outbox.enqueue([message, message])]);
@@ -163,7 +164,7 @@ describe("the outbox of a handler", () => {
   });
 
   it("keeps an id that the caller chose", async () => {
-    const outbox = handlerOutbox(notingStorage().storage, "tx", incoming);
+    const outbox = handlerOutbox(notingStorage().storage, "tx", incoming, options);
     expect(await outbox.enqueue([{ ...message, id: "x" }, message])).toEqual([
       "x",
       derivedId(incoming, "orders", utf8("k"), 0),

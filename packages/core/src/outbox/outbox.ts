@@ -59,7 +59,7 @@ export interface SyncOutbox<in Tx> {
 /** Longest source in bytes: a reader takes no longer one as the scope of an id. */
 const sourceBytesMax = 1_024;
 
-const aSource: Rule = {
+export const aSource: Rule = {
   is: `text of 1 to ${sourceBytesMax} bytes without control characters`,
   fits: (value) =>
     typeof value === "string" &&
@@ -107,6 +107,11 @@ const aStorage: Rule = {
     having("", "expect").fits((value as { readonly wake?: unknown }).wake),
 };
 
+interface HandlerOutboxOptions {
+  readonly source: string | undefined;
+  readonly clock: Clock;
+}
+
 /**
  * The outbox of one call of one handler, bound to its transaction. Ids derive from `incoming` (see
  * `incomingIdentity`), the topic, the key and a count per topic and key, so that a redo of the
@@ -116,7 +121,7 @@ export function handlerOutbox<Tx>(
   storage: Storage<Tx>,
   tx: Tx,
   incoming: string,
-  { source, clock = systemClock }: { readonly source?: string; readonly clock?: Clock } = {},
+  { source, clock }: HandlerOutboxOptions,
 ): {
   readonly enqueue: (
     messages: OutgoingMessage | readonly OutgoingMessage[],
@@ -134,12 +139,13 @@ export function syncHandlerOutbox<Tx>(
   storage: SyncStorage<Tx>,
   tx: Tx,
   incoming: string,
+  { source, clock }: HandlerOutboxOptions,
 ): {
   readonly enqueue: (messages: OutgoingMessage | readonly OutgoingMessage[]) => readonly string[];
 } {
   const idFor = derivedIds(incoming);
   return {
-    enqueue: (messages) => writeSync(storage, tx, messages, systemClock, undefined, idFor),
+    enqueue: (messages) => writeSync(storage, tx, messages, clock, source, idFor),
   };
 }
 
