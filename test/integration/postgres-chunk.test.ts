@@ -2,7 +2,7 @@
 import type { ChunkTransaction } from "@oncebox/core";
 import { postgresStorage } from "@oncebox/postgres";
 import pg, { type ClientBase } from "pg";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
 import { claimOf, idOf, noMark, place, recordAt } from "./postgres-place.ts";
@@ -273,6 +273,37 @@ describe("topics", () => {
     ).rejects.toMatchObject({ code: "group-mismatch" });
     const unknown = { consumer: "c", topic: "t", partition: 9, owner: "o" };
     expect(await p.storage.claim(unknown, 1_000)).toBeNull();
+  });
+});
+
+// Guards the one statement of oncebox_register_consumer: a row that was committed while it waited is
+// not in its snapshot, and would be left without a group for good.
+it("binds a name to its group that inbox.once made known at the same time", async () => {
+  const p = await place(database);
+  const ids = [{ source: "s", id: idOf(1), checksum: 1 }];
+  const begun = await p.pool.connect();
+  await begun.query("BEGIN");
+  await p.storage.recordIds(begun, "both", ids);
+  const start = new Map([[0, 0n]]);
+  const both = { consumer: "both", groupId: "g", topic: "t", topicId: null, start, added: start };
+  const registering = p.storage.registerTopic(both).then(
+    () => "registered",
+    (error: { readonly code?: unknown }) => error.code,
+  );
+  await vi.waitFor(async () => {
+    const { rows } = await p.admin.query(
+      "SELECT FROM pg_stat_activity WHERE query LIKE '%oncebox_register_consumer%' AND wait_event_type = 'Lock'",
+    );
+    expect(rows.length).toBe(1);
+  });
+  await begun.query("COMMIT");
+  begun.release();
+  expect(await registering).toBe("registered");
+  expect((await p.storage.positions("both")).groupId).toBe("g");
+  // Bound once, whoever asks next.
+  await expect(p.storage.registerTopic({ ...both, groupId: "h" })).rejects.toMatchObject({
+    code: "group-mismatch",
+    details: { boundTo: "g" },
   });
 });
 

@@ -297,14 +297,14 @@ function claimQueries(own: string) {
 }
 
 // Index: consumers_name_key. Looks first, because a refused INSERT burns a number. Waits for
-// another transaction that inserts the same name.
+// another transaction that inserts the same name, and sees the row as that one left it: an UPDATE
+// beside the INSERT would only see what its snapshot has.
 const registerConsumerText = (own: string) => `
-  WITH added AS (
-    INSERT INTO ${own}consumers (name, group_id)
-    SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM ${own}consumers WHERE name = $1)
-    ON CONFLICT (name) DO NOTHING
+  INSERT INTO ${own}consumers AS c (name, group_id)
+  SELECT $1, $2 WHERE NOT EXISTS (
+    SELECT FROM ${own}consumers WHERE name = $1 AND group_id IS NOT NULL
   )
-  UPDATE ${own}consumers SET group_id = $2 WHERE name = $1 AND group_id IS NULL`;
+  ON CONFLICT (name) DO UPDATE SET group_id = excluded.group_id WHERE c.group_id IS NULL`;
 
 // Index: consumers_name_key. Locks nothing.
 const boundText = (own: string) => `SELECT id, group_id FROM ${own}consumers WHERE name = $1`;
