@@ -306,6 +306,22 @@ describe("a knex of a user's", () => {
     await chunk.rollback();
   });
 
+  // Guards the connection of `transaction` until it has handles: each failure would keep one.
+  it("gets its connections back where something around it throws", async () => {
+    const p = await here({ max: 1, acquireTimeoutMs: 500 });
+    const mine = new Error("mine");
+    // As whoever measures transactions may have put it there.
+    const around = vi.spyOn(p.knex.client, "transaction").mockImplementation(() => {
+      throw mine;
+    });
+    for (let time = 0; time < 2; time += 1) {
+      await expect(p.storage.transaction(async () => {})).rejects.toBe(mine);
+    }
+    around.mockRestore();
+    await p.storage.transaction((trx) => p.insert(trx, "a"));
+    expect(await p.effects()).toEqual(["a"]);
+  });
+
   it("that was destroyed, or has no server, is trouble of the whole database", async () => {
     const p = await here();
     await p.knex.destroy();

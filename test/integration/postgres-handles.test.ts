@@ -201,6 +201,23 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
       },
     );
 
+    // Guards the reading of 22012: it says that the work ended the transaction only where that was
+    // asked.
+    it("passes on a division by zero of a deferred constraint", async () => {
+      const p = await here();
+      await p.admin.query(`
+        CREATE FUNCTION ${p.schema}.fails() RETURNS trigger LANGUAGE plpgsql
+          AS $$ BEGIN PERFORM 1 / 0; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER late AFTER INSERT ON ${p.schema}.effects
+          DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ${p.schema}.fails()`);
+      const failing = p.storage.transaction((tx) => p.insert(tx, "a"));
+      await expect(failing).rejects.toMatchObject({
+        code: "storage-failed",
+        details: { sqlState: "22012" },
+      });
+      expect(await p.effects()).toEqual([]);
+    });
+
     it("lets nothing through afterwards", async () => {
       const p = await here();
       let late: ClientBase | undefined;

@@ -17,7 +17,7 @@ export async function runTransaction<Tx, R>(
   work: (tx: Tx) => Promise<R>,
 ): Promise<R> {
   const connection = await connections.acquire();
-  const own = await handles.own(connection.client);
+  const own = await ownOf(handles, connection);
   let over = false;
   let firstFailure: unknown;
   let several = false;
@@ -61,6 +61,16 @@ export async function runTransaction<Tx, R>(
   return result;
 }
 
+/** The handles of this connection, which is given back where there are none. */
+async function ownOf<Tx>(handles: Handles<Tx>, connection: Connection) {
+  try {
+    return await handles.own(connection.client);
+  } catch (error) {
+    connection.release();
+    throw error;
+  }
+}
+
 async function commit(
   connection: Connection,
   errors: StorageErrors,
@@ -90,18 +100,17 @@ async function commit(
       });
     }
     await rollBack(connection);
-    switch (sqlState(error)) {
-      case "22012":
-        throw new StorageError(
-          "transaction-ended-early",
-          "the work ended the transaction it was given: what it committed may stay",
-          { cause: error },
-        );
-      case "25P02":
-        throw aborted(firstFailure() ?? error);
-      default:
-        throw errors.translated("transaction", error);
+    const state = sqlState(error);
+    // Where nothing was asked it is a constraint's that was deferred to this moment.
+    if (state === "22012" && mark !== null) {
+      throw new StorageError(
+        "transaction-ended-early",
+        "the work ended the transaction it was given: what it committed may stay",
+        { cause: error },
+      );
     }
+    if (state === "25P02") throw aborted(firstFailure() ?? error);
+    throw errors.translated("transaction", error);
   }
   connection.release();
   if (command !== "COMMIT") throw aborted(firstFailure());
