@@ -87,6 +87,8 @@ describe.skipIf(obstacle !== undefined)("leaders, for a consumer on kafkajs", pa
     await waitForPartition(cluster, { topic: alone }, { leader: "none" });
     await send(other, ["b"]);
     await told.until(() => told.records().length === 2, "a record of the other");
+    // Guards: the report. Nobody asks for the partition, and the core would take that for silence.
+    await told.until(() => told.troubled.length > 1, "reports of the partition without a leader");
     await cluster.heal();
     await send(alone, ["c"]);
     await told.until(() => told.records().length === 3, "the record of the leader that is back");

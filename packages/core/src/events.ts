@@ -96,7 +96,7 @@ export type OnceboxEvent =
       readonly logEnd: bigint;
       readonly ms: number;
     })
-  /** Kafka refuses to hand out this partition at the moment; it is asked again. */
+  /** Kafka refuses to hand out this partition, or it has no leader; it is asked again. Repeated. */
   | (AtPartition & { readonly type: "inbox.fetch-troubled"; readonly error: unknown })
   /**
    * The group's offset in Kafka lies above the database's position, which decides. `moved`: somebody

@@ -145,6 +145,20 @@ describe("what Kafka answers", () => {
     },
   );
 
+  it.each([5, 6, 9, 74, 75, 78, 100])(
+    "of code %i again and again is told in the end, and never long ago",
+    async (errorCode) => {
+      // Guards: the report. Who hears nothing of one partition builds the client anew, for all.
+      const { fetch, told } = scene(() => ({ partitions: [answered(0, { errorCode })] }));
+      const times = await timesOf(told, fetch);
+      expect(told.filter(([name]) => name === "troubled")[0]).toMatchObject([
+        ...["troubled", { topic, partition: 0 }],
+        { code: "broker-unavailable", details: { kafkaCode: errorCode } },
+      ]);
+      expectReports(times);
+    },
+  );
+
   it("to the request as a whole is for kafkajs to recover from", async () => {
     const { fetch, told } = scene(() => ({ errorCode: -1 }));
     await expect(fetch()).rejects.toMatchObject({ name: "KafkaJSProtocolError", retriable: true });
@@ -224,7 +238,60 @@ describe("what Kafka answers", () => {
   });
 });
 
+/** So long nobody waits for news before it takes the client for silent: the shortest session. */
+const silenceMs = 6_000;
+
+/** After how many milliseconds something was said to be in trouble, while this is done again and again. */
+async function timesOf(told: readonly unknown[][], work: () => unknown): Promise<number[]> {
+  const times: number[] = [];
+  for (let now = 0; now < 30_000; now += 100) {
+    const before = told.length;
+    await work();
+    for (const [name] of told.slice(before)) if (name === "troubled") times.push(now);
+    vi.advanceTimersByTime(100);
+  }
+  return times;
+}
+
+/** Not for what passes by itself, not often, and again before it counts as silence. */
+function expectReports(times: readonly number[]): void {
+  expect(times[0]).toBeGreaterThanOrEqual(1_000);
+  expect(times.length).toBeLessThan(12);
+  for (const [i, time] of [...times, 30_000].entries()) {
+    expect(time - (times[i - 1] ?? 0)).toBeLessThan(silenceMs);
+  }
+}
+
 describe("what kafkajs reads of a topic", () => {
+  it.each([
+    ["without a leader", 5, { topicErrorCode: 0, partitionMetadata: [led(0, -1), led(1, 2)] }],
+    ["that is not listed", 3, { topicErrorCode: 0, partitionMetadata: [led(1, 2)] }],
+  ])("a partition %s is told of, and never long ago", async (_, kafkaCode, metadata) => {
+    // Guards: kafkajs asks for no such partition, so that no fetch would ever tell of it.
+    const { hook, told } = scene(() => ({}));
+    const node = {} as KafkaNode;
+    const times = await timesOf(told, () => hook.described(node, { topic, ...metadata }));
+    for (const [name, at, error] of told) {
+      expect([name, at]).toEqual(["troubled", { topic, partition: 0 }]);
+      expect(error).toMatchObject({ code: "broker-unavailable", details: { kafkaCode } });
+    }
+    expectReports(times);
+    hook.close();
+  });
+
+  it("that Kafka does not describe is trouble of each of its partitions", async () => {
+    const { hook, told } = scene(() => ({}));
+    const refused = { topic, topicErrorCode: 29, partitionMetadata: [] };
+    for (let time = 0; time < 2; time += 1) {
+      hook.described({} as KafkaNode, refused);
+      vi.advanceTimersByTime(1_000);
+    }
+    expect(told.map(([name, at]) => [name, at])).toEqual(
+      [0, 1].map((partition) => ["troubled", { topic, partition }]),
+    );
+    hook.close();
+  });
+
   it("that is gone is reported without any fetch, after a second look", async () => {
     // Guards: kafkajs fetches nothing of a topic without metadata.
     const { hook, told, topics, fetch } = scene(() => ({}));
@@ -289,3 +356,7 @@ describe("out of range", () => {
     expect([why(2n, 3), why(5n, 3)]).toEqual(["log-diverged", "log-diverged"]);
   });
 });
+
+function led(partitionId: number, leader: number) {
+  return { partitionId, leader };
+}

@@ -10,7 +10,7 @@ import type { FetchAnswer, FetchedPartition } from "./fetch-request.ts";
 import type { KafkaNode } from "./kafkajs-client.ts";
 import { errorOfCode, fetchVerdict, requestFailed } from "./kafkajs-errors.ts";
 import { decodeRecords } from "./record-batch.ts";
-import { ofMoving, ofTrouble, type Setbacks } from "./setbacks.ts";
+import { type Lasting, ofMoving, ofTrouble, type Setbacks } from "./setbacks.ts";
 import type { TopicIds } from "./topic-ids.ts";
 
 /** One partition as it was asked for. */
@@ -31,6 +31,7 @@ export interface AnswerContext {
   readonly isLatest: (asked: Asked) => boolean;
   readonly topicIds: TopicIds;
   readonly setbacks: Setbacks;
+  readonly lasting: Lasting;
   /** The metadata is old: read again soon, without waiting for it. */
   readonly refresh: () => void;
 }
@@ -75,6 +76,7 @@ async function takePartition(
   switch (fetchVerdict(fetched.errorCode)) {
     case "fetched":
       context.setbacks.clear(at);
+      context.lasting.clear(at);
       if (fetched.diverging === null) return takeRecords(context, assignment, asked, fetched);
       return context.callbacks.displaced(at, position.offset, {
         kind: "log-diverged",
@@ -89,9 +91,9 @@ async function takePartition(
     }
     case "other-topic":
       context.topicIds.contradicted(at.topic, position.topicId, node);
-      return waitForMetadata(context, at);
+      return waitForMetadata(context, at, fetched.errorCode);
     case "moving":
-      return waitForMetadata(context, at);
+      return waitForMetadata(context, at, fetched.errorCode);
     case "trouble":
       context.setbacks.add(at, ofTrouble, systemClock.now());
       context.refresh();
@@ -99,9 +101,20 @@ async function takePartition(
   }
 }
 
-function waitForMetadata(context: AnswerContext, at: TopicPartition): void {
+function waitForMetadata(context: AnswerContext, at: TopicPartition, code: number): void {
   context.setbacks.add(at, ofMoving, systemClock.now());
   context.refresh();
+  notFetched(context, at, code);
+}
+
+/** To be called again and again: the core must not take the client for silent while it lasts. */
+export function notFetched(
+  { callbacks, lasting }: Pick<AnswerContext, "callbacks" | "lasting">,
+  at: TopicPartition,
+  code: number,
+): void {
+  if (!lasting.seen(at, systemClock.now())) return;
+  callbacks.troubled(at, errorOfCode(code, at.topic, at.partition));
 }
 
 /**
@@ -190,7 +203,7 @@ export function troubleTopic(context: AnswerContext, topic: string, code: number
     if (at.topic !== topic) continue;
     const waits = verdict === "trouble" ? ofTrouble : ofMoving;
     context.setbacks.add(at, waits, systemClock.now());
-    if (verdict !== "trouble") continue;
-    context.callbacks.troubled(at, errorOfCode(code, topic, at.partition));
+    if (verdict !== "trouble") notFetched(context, at, code);
+    else context.callbacks.troubled(at, errorOfCode(code, topic, at.partition));
   }
 }

@@ -26,6 +26,7 @@ import {
   type AnswerContext,
   type Asked,
   answerKey,
+  notFetched,
   takeAnswer,
   troubleTopic,
 } from "./fetch-answer.ts";
@@ -39,7 +40,7 @@ import type { FetchRequest, KafkaNode, TopicMetadata } from "./kafkajs-client.ts
 import { isBug, kafkaCode } from "./kafkajs-errors.ts";
 import { lookUpTopics, type TopicAnswer } from "./metadata-request.ts";
 import { ask } from "./own-request.ts";
-import { Setbacks } from "./setbacks.ts";
+import { Lasting, Setbacks } from "./setbacks.ts";
 import { TopicIds } from "./topic-ids.ts";
 import { MalformedBytesError } from "./wire.ts";
 
@@ -96,6 +97,7 @@ export class FetchHook {
   readonly #topicIds: TopicIds;
   readonly #lookErrors = new Map<KafkaNode, unknown>();
   #setbacks = new Setbacks();
+  #lasting = new Lasting();
   /** The last question of each partition: when its leader moves, two nodes may be asked at once. */
   readonly #latest = new Map<string, Asked>();
   #seen: Assignment | null = null;
@@ -145,14 +147,25 @@ export class FetchHook {
 
   /**
    * What kafkajs reads of a topic. It asks no more for partitions that do not exist or have no leader,
-   * so no fetch would ever find out what became of them.
+   * so no fetch would ever find out what became of them, and none would tell of it.
    */
-  described(node: KafkaNode, { topic, topicErrorCode, partitionMetadata }: TopicMetadata): void {
-    const owned = this.#current()?.partitions.some((at) => at.topic === topic) ?? false;
-    if (!owned) return;
+  described(node: KafkaNode, described: TopicMetadata): void {
+    const { topic, topicErrorCode } = described;
+    const owned = this.#current()?.partitions.filter((at) => at.topic === topic) ?? [];
+    if (owned.length === 0) return;
     if (topicErrorCode === kafkaCode.unknownTopicOrPartition) {
       this.#topicIds.contradicted(topic, null, node);
-    } else if (partitionMetadata.some(({ leader }) => leader < 0)) this.#refreshLater();
+      return;
+    }
+    const unasked = owned.flatMap((at) => {
+      const code = codeOf(described, at.partition);
+      return code === kafkaCode.none ? [] : [{ at, code }];
+    });
+    if (unasked.length === 0) return;
+    this.#refreshLater();
+    this.#guarded(() => {
+      for (const { at, code } of unasked) notFetched(this.#context(), at, code);
+    });
   }
 
   close(): void {
@@ -166,6 +179,7 @@ export class FetchHook {
     if (assignment !== this.#seen) {
       this.#seen = assignment;
       this.#setbacks = new Setbacks();
+      this.#lasting = new Lasting();
       this.#latest.clear();
     }
     return assignment;
@@ -178,6 +192,7 @@ export class FetchHook {
       isLatest: (asked) => this.#latest.get(answerKey(asked.topicId, asked.at.partition)) === asked,
       topicIds: this.#topicIds,
       setbacks: this.#setbacks,
+      lasting: this.#lasting,
       refresh: () => this.#refresh(),
     };
   }
@@ -303,6 +318,14 @@ export class FetchHook {
 interface Plan {
   readonly question: FetchQuestion;
   readonly asked: ReadonlyMap<string, Asked>;
+}
+
+/** What keeps kafkajs from asking for a partition; none: nothing does. */
+function codeOf({ topicErrorCode, partitionMetadata }: TopicMetadata, partition: number): number {
+  if (topicErrorCode !== kafkaCode.none) return topicErrorCode;
+  const found = partitionMetadata.find(({ partitionId }) => partitionId === partition);
+  if (found === undefined) return kafkaCode.unknownTopicOrPartition;
+  return found.leader < 0 ? kafkaCode.leaderNotAvailable : kafkaCode.none;
 }
 
 function rotated<T>(list: readonly T[], turn: number): readonly T[] {

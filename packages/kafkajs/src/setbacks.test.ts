@@ -15,7 +15,7 @@ it("leaves a partition out for longer each time, up to a ceiling, until it is cl
     now += waits.at(-1) ?? 0;
     expect(setbacks.left(at, now)).toBe(0);
   }
-  expect(waits).toEqual([1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+  expect(waits).toEqual([1_000, 2_000, 4_000, 5_000, 5_000, 5_000, 5_000, 5_000]);
   expect(setbacks.left(other, now)).toBe(0);
   setbacks.clear(at);
   setbacks.add(at, ofTrouble, now);

@@ -1,6 +1,6 @@
 /**
  * Which partitions are left out of fetches for a while, because the last one failed for them alone.
- * Owns how long; never what the failure means.
+ * Owns how long, and how often it is told; never what the failure means.
  */
 import type { TopicPartition } from "@oncebox/core";
 
@@ -10,8 +10,11 @@ export interface Waits {
   readonly longestMs: number;
 }
 
-/** The partition's own trouble: its disk, its permissions. */
-export const ofTrouble: Waits = { firstMs: 1_000, longestMs: 30_000 };
+/**
+ * The partition's own trouble: its disk, its permissions. The longest is below any session time-out
+ * that Kafka takes by default: what is not heard of for longer counts as a silent client.
+ */
+export const ofTrouble: Waits = { firstMs: 1_000, longestMs: 5_000 };
 /** Its leader moves: over as soon as the metadata is read again. */
 export const ofMoving: Waits = { firstMs: 100, longestMs: 1_000 };
 
@@ -28,15 +31,30 @@ export class Setbacks {
     return Math.max(0, (this.#setbacks.get(keyOf(at))?.until ?? now) - now);
   }
 
-  /** After a failure: longer each time, until `clear`. */
-  add(at: TopicPartition, { firstMs, longestMs }: Waits, now: number): void {
+  /** After a failure: longer each time, until `clear`. Tells whether it is one in a row. */
+  add(at: TopicPartition, { firstMs, longestMs }: Waits, now: number): boolean {
     const before = this.#setbacks.get(keyOf(at));
     const waitMs = Math.min(longestMs, before === undefined ? firstMs : before.waitMs * 2);
     this.#setbacks.set(keyOf(at), { waitMs, until: now + waitMs });
+    return before !== undefined;
   }
 
   clear(at: TopicPartition): void {
     this.#setbacks.delete(keyOf(at));
+  }
+}
+
+/** What mostly passes by itself is told where it stays: a while later, then ever more seldom. */
+export class Lasting {
+  readonly #quiet = new Setbacks();
+
+  /** Seen again, or for the first time: whether to tell of it now. */
+  seen(at: TopicPartition, now: number): boolean {
+    return this.#quiet.left(at, now) === 0 && this.#quiet.add(at, ofTrouble, now);
+  }
+
+  clear(at: TopicPartition): void {
+    this.#quiet.clear(at);
   }
 }
 

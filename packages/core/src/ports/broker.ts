@@ -86,7 +86,10 @@ export interface ConsumerCallbacks {
   readonly displaced: (partition: TopicPartition, asked: bigint, why: Displacement) => void;
   /** What is stored at this position cannot be read: that partition pauses, the others go on. */
   readonly unreadable: (partition: TopicPartition, asked: bigint, error: Error) => void;
-  /** This partition cannot be fetched at the moment (its disk, its permissions); it is tried again. */
+  /**
+   * This partition cannot be fetched at the moment (its disk, its permissions, no leader); it is tried
+   * again, and told again while it lasts: for longer than a few seconds nothing counts as silence.
+   */
   readonly troubled: (partition: TopicPartition, error: Error) => void;
   /** The client died and cannot help itself: the consumer has to be built anew. */
   readonly failed: (error: Error) => void;
