@@ -12,9 +12,7 @@ import {
   text,
 } from "@oncebox/core";
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
-import { knexStorage } from "@oncebox/sqlite/knex";
 import Database from "better-sqlite3";
-import createKnex from "knex";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { effectsOf, openDatabase, temporaryFolder } from "../conformance/sqlite-knex-under-test.ts";
 
@@ -206,40 +204,4 @@ test("integers are read as they are, whatever the connection's default is", asyn
   const next = 2n ** 53n + 1n;
   storage.chunkSync(claim, [], () => ({ nextOffset: next, mark }));
   expect((await storage.positions("billing")).positions[0]?.nextOffset).toBe(next);
-});
-
-test("knex: a handler cut off leaves nothing, and its connection to others", async () => {
-  const claim = await claimed();
-  const knex = createKnex({
-    ...{ client: "better-sqlite3", connection: { filename: file }, useNullAsDefault: true },
-  });
-  const storage = knexStorage(knex);
-  const chunk = await storage.open(claim, []);
-  const { tx } = chunk.handle();
-  await tx("effects").insert({ text: "cut" });
-  chunk.destroy();
-  expect(() => tx("effects")).toThrow(/had ended/);
-  await storage.transaction(async (next) => {
-    await next("effects").insert({ text: "kept" });
-  });
-  expect(effectsOf(database)).toEqual(["kept"]);
-  const strange = knex as unknown as Parameters<typeof storage.enqueue>[0];
-  await expect(storage.enqueue(strange, [])).rejects.toMatchObject({ code: "invalid-handle" });
-  await knex.destroy();
-});
-
-test("knex: a handler that ended the transaction can neither enqueue nor record ids", async () => {
-  const claim = await claimed();
-  const knex = createKnex({
-    ...{ client: "better-sqlite3", connection: { filename: file }, useNullAsDefault: true },
-  });
-  const storage = knexStorage(knex);
-  const chunk = await storage.open(claim, []);
-  const { tx } = chunk.handle();
-  await tx.raw("COMMIT");
-  const refused = { code: "invalid-handle" };
-  await expect(storage.enqueue(tx, [])).rejects.toMatchObject(refused);
-  await expect(storage.recordIds(tx, "billing", [])).rejects.toMatchObject(refused);
-  await chunk.rollback();
-  await knex.destroy();
 });

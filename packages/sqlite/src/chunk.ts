@@ -75,9 +75,9 @@ export function mark(db: Database): void {
 }
 
 /** Throws StorageError `transaction-ended-early`: quick, for use behind each handler. */
-export function proveOpen(db: Database, what: string): void {
+export function proveOpen(db: Database, what: string, cause?: unknown): void {
   if (!db.open) throw connectionClosed(what);
-  if (!db.inTransaction) throw endedEarly(what);
+  if (!db.inTransaction) throw endedEarly(what, cause);
 }
 
 /** Proves that the marked transaction is still the one, runs what is last in it, and commits. */

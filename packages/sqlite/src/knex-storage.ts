@@ -17,8 +17,8 @@ import {
 } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
 import type { Knex } from "knex";
-import { commitChunk, endMarked, mark, nameOf, openChunk } from "./chunk.ts";
-import { finished, guarded } from "./handles/knex.ts";
+import { commitChunk, endMarked, mark, nameOf, openChunk, proveOpen } from "./chunk.ts";
+import { connectionOf, finished, handleOf } from "./handles/knex.ts";
 import { enqueueRows } from "./lanes.ts";
 import { type Access, beginImmediate, rollBack, untilFree } from "./locking.ts";
 import { migrateWith } from "./migrate.ts";
@@ -31,7 +31,8 @@ import { createWake } from "./wake.ts";
 export interface SqliteKnexStorageOptions {
   /**
    * How many milliseconds statements of the storage wait for the write lock of the file. They sleep
-   * between tries; one try never holds up the event loop for longer than 50 milliseconds.
+   * between tries, when others use the connection; one try never holds up the event loop for longer
+   * than 50 milliseconds.
    * @defaultValue 5_000
    */
   readonly busyTimeoutMs?: number;
@@ -119,8 +120,8 @@ async function through<R>(
     throw new StorageError("invalid-handle", `${doing}: expected a knex transaction`);
   }
   if (tx.isCompleted()) throw finished();
-  const db: Database = await tx.client.acquireConnection();
-  if (tx.isCompleted()) throw finished();
+  const { db, ended } = await connectionOf(tx);
+  if (ended) throw finished();
   if (!db.inTransaction) {
     // Ended by a statement that knex did not look at: what is written now, nothing would undo.
     throw new StorageError("invalid-handle", `${doing}: expected a transaction that is still open`);
@@ -138,17 +139,22 @@ interface Begun {
   readonly db: Database;
 }
 
-/** Begins through knex, and takes the write lock: waiting for it later would block the event loop. */
-async function begin(knex: Knex, { busyTimeoutMs }: Access, doing: string): Promise<Begun> {
-  const begun = await beginAnywhere(knex, doing);
-  try {
-    rollBack(begun.db);
-    await untilFree({ doing, waitMs: busyTimeoutMs }, () => beginImmediate(begun.db));
-    return begun;
-  } catch (error) {
-    await giveBack(begun);
-    throw error;
-  }
+/**
+ * Begins through knex, and takes the write lock: waiting for it later would block the event loop.
+ * Between two tries the connection is knex's again: it has no other.
+ */
+function begin(knex: Knex, { busyTimeoutMs }: Access, doing: string): Promise<Begun> {
+  return untilFree({ doing, waitMs: busyTimeoutMs }, async () => {
+    const begun = await beginAnywhere(knex, doing);
+    try {
+      rollBack(begun.db);
+      beginImmediate(begun.db);
+      return begun;
+    } catch (error) {
+      await giveBack(begun);
+      throw error;
+    }
+  });
 }
 
 async function beginAnywhere(knex: Knex, doing: string): Promise<Begun> {
@@ -182,6 +188,18 @@ async function giveBack({ trx, db }: Begun): Promise<boolean> {
   return clean;
 }
 
+/**
+ * Proves that the transaction is open. Where it is not, the statement that failed when SQLite ended it
+ * is the cause: a full disk is no fault of the handler's.
+ */
+function proofOf({ trx, db }: Begun, what: string): () => void {
+  let failure: unknown;
+  trx.client.on("query-error", (error: unknown) => {
+    if (!db.open || !db.inTransaction) failure ??= error;
+  });
+  return () => proveOpen(db, what, failure);
+}
+
 async function runTransaction<R>(
   knex: Knex,
   access: Access,
@@ -192,9 +210,12 @@ async function runTransaction<R>(
   let over = false;
   try {
     mark(begun.db);
-    const result = await work(guarded(begun.trx, () => over));
+    const { trx, db } = begun;
+    const hold = { ended: () => over, prove: proofOf(begun, what) };
+    const result = await work(handleOf(trx, db, hold));
     over = true;
-    endMarked(begun.db, what, () => {});
+    hold.prove();
+    endMarked(db, what, () => {});
     return result;
   } finally {
     over = true;
@@ -227,6 +248,7 @@ function chunkOf(
 ): ChunkTransaction<Knex.Transaction> {
   const { db, trx } = begun;
   const opened = openChunk(db, claim, records);
+  const prove = proofOf(begun, nameOf(claim));
   let over = false;
   const end = () => {
     if (over) return false;
@@ -237,9 +259,11 @@ function chunkOf(
     nextOffset: opened.nextOffset,
     recorded: opened.recorded,
     handle: () => {
+      // Behind the handler before: this one would write outside of any transaction.
+      if (!over) prove();
       let ended = false;
       return {
-        tx: guarded(trx, () => ended || over),
+        tx: handleOf(trx, db, { ended: () => ended || over, prove }),
         end: () => {
           ended = true;
         },
@@ -248,8 +272,10 @@ function chunkOf(
     commit: async (nextOffset: bigint, log: LogMark) => {
       if (!end()) throw new TransactionFinishedError("this chunk has ended already");
       try {
+        prove();
         commitChunk(db, claim, opened, { nextOffset, mark: log });
       } finally {
+        rollBack(db);
         await giveBack(begun);
       }
     },
