@@ -24,6 +24,7 @@ export class Cluster {
   readonly #open: () => KafkajsClient;
   #client: KafkajsClient | null = null;
   #last: Promise<unknown> = Promise.resolve();
+  #closed = false;
 
   constructor(open: () => KafkajsClient) {
     this.#open = open;
@@ -77,18 +78,23 @@ export class Cluster {
     );
   }
 
+  /** Questions that wait or are under way end with an error, and none connects any more. */
   close(): void {
+    this.#closed = true;
     this.#client?.destroy();
     this.#client = null;
   }
 
   #ask<T>(what: string, question: (client: KafkajsClient) => Promise<T>): Promise<T> {
     const answer = this.#last.then(async () => {
+      if (this.#closed) throw closed(what);
       this.#client ??= this.#open();
+      const client = this.#client;
       try {
-        return await question(this.#client);
+        return await question(client);
       } catch (error) {
-        this.#client.destroy();
+        if (this.#closed) throw closed(what, error);
+        client.destroy();
         this.#client = null;
         throw toOnceboxError(error, what);
       }
@@ -96,6 +102,12 @@ export class Cluster {
     this.#last = answer.catch(() => undefined);
     return answer;
   }
+}
+
+function closed(what: string, cause?: unknown): BrokerError {
+  return new BrokerError("broker-unavailable", `${what}: the broker of this process was closed`, {
+    ...(cause === undefined ? {} : { cause }),
+  });
 }
 
 /** Again for a while where somebody has just moved, or does not know yet that it is in charge. */
