@@ -19,7 +19,10 @@ export interface OwnRequest<T extends Throttled> {
   /** The body, behind the one byte of an empty list of optional fields. */
   readonly body: Buffer;
   readonly decode: (reader: Reader) => T;
-  /** How long the broker may take over it on purpose, beyond kafkajs' own `requestTimeout`. */
+  /**
+   * How long the broker may take over it on purpose: an answer is waited for at least as long, where
+   * kafkajs' own `requestTimeout` is shorter.
+   */
   readonly holdMs?: number;
 }
 
@@ -28,6 +31,7 @@ export interface Throttled {
   readonly throttleMs: number;
 }
 
+/** As kafkajs gives its own fetches, on top of what the broker may take. */
 const networkMs = 100;
 
 /**
