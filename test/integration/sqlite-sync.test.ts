@@ -157,6 +157,30 @@ test("while another process holds the lock, a try is short, local trouble, and r
   other.close();
 });
 
+test("in a transaction of the caller's, the connection's own time-out counts, unless it began with the lock", () => {
+  const outbox = createOutbox({ storage: sqliteStorage({ database }) });
+  const inbox = createInbox({ name: "hooks", storage: sqliteStorage({ database }) });
+  const work = database.transaction((id: string) => {
+    inbox.once(database, { source: "/hooks", id });
+    outbox.enqueue(database, orders.message({ key: "k", value: id }));
+  });
+  const ownMs = 300;
+  database.pragma(`busy_timeout = ${ownMs}`);
+  const other = openDatabase(file);
+  other.exec("BEGIN IMMEDIATE");
+  const before = performance.now();
+  expect(() => work("1")).toThrow(expect.objectContaining({ code: "storage-conflict" }));
+  // Well above the one try of the storage's own statements.
+  expect(performance.now() - before).toBeGreaterThan(ownMs * 0.8);
+  database.pragma("busy_timeout = 0");
+  // Refused by the caller's own BEGIN: no statement of the storage can meet the lock behind it.
+  expect(() => work.immediate("1")).toThrow(expect.objectContaining({ code: "SQLITE_BUSY" }));
+  other.exec("ROLLBACK");
+  work.immediate("1");
+  expect(database.prepare("SELECT count(*) FROM oncebox_outbox_messages").pluck().get()).toBe(1);
+  other.close();
+});
+
 test("a relay counts as alive for as long as it holds a lane, however slow its statements", async () => {
   const prepare = database.prepare.bind(database);
   database.prepare = ((source: string) => {

@@ -32,7 +32,8 @@ export interface SqliteKnexStorageOptions {
   /**
    * How many milliseconds statements of the storage wait for the write lock of the file. They sleep
    * between tries, when others use the connection; one try never holds up the event loop for longer
-   * than 50 milliseconds.
+   * than 50 milliseconds. What is enqueued or recorded in a transaction of yours waits as your own
+   * statements do, by the connection's `timeout`.
    * @defaultValue 5_000
    */
   readonly busyTimeoutMs?: number;

@@ -32,7 +32,8 @@ export interface SqliteStorageOptions {
    * How many milliseconds the storage's own statements wait for the write lock of the file. They
    * sleep between tries; one try never holds up the event loop for longer than 50 milliseconds.
    * Longer rides out longer foreign transactions; shorter reports them sooner. A chunk waits for one
-   * try, and is run again by the consumer.
+   * try, and is run again by the consumer. What is enqueued or recorded in a transaction of yours waits as
+   * your own statements do, by the connection's `timeout`.
    * @defaultValue 5_000
    */
   readonly busyTimeoutMs?: number;
