@@ -25,8 +25,8 @@ export const outboxBugs: readonly SeededBug[] = [
     why: "A floor is no cursor: it stays below rows that were read and not published.",
     replace: inFile(lanes, [
       risenFloor,
-      `const own = published.filter((row) => row.lane === lane).map((row) => row.position);
-    const floor = own.reduce((high, each) => (each > high ? each : high), 0n);`,
+      `const sent = published.map((row) => row.position);
+    const floor = sent.reduce((high, each) => (each > high ? each : high), 0n);`,
     ]),
     finds: ["floorAnomaly", "unpublished"],
     real: "O3: the highest settled position is taken for a floor",
@@ -39,7 +39,7 @@ export const outboxBugs: readonly SeededBug[] = [
       `const below = parts.database.tables
     .entries(transaction, "outbox")
     .map(([, row]) => row as OutboxRow)
-    .filter((row) => published.some((p) => p.lane === row.lane && p.position >= row.position));
+    .filter((row) => published.some(({ lane }) => lane === row.lane));
   for (const { lane, position } of below) {`,
     ]),
     finds: ["unpublished"],
