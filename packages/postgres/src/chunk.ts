@@ -22,7 +22,7 @@ import type { Connection, Connections } from "./connections.ts";
 import type { Handles, OwnTransaction } from "./handles/handles.ts";
 import type { Names } from "./names.ts";
 import { neverSent, provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
-import type { ClaimKey, InboxQueries, OpenedRow, TakerRow } from "./queries.ts";
+import type { ClaimKey, IdentifiedRef, InboxQueries, OpenedRow, TakerRow } from "./queries.ts";
 import { numbersOf } from "./wire.ts";
 
 export interface ChunkParts<Tx> {
@@ -46,7 +46,7 @@ export async function openChunk<Tx>(
   const { connections, handles, errors, names } = parts;
   const connection = await connections.acquire();
   try {
-    const withId = records.filter((record) => record.id !== null);
+    const withId = records.filter((record): record is IdentifiedRef => record.id !== null);
     const sources = new Set([claim.topic, ...withId.map((record) => record.source)]);
     const ids = await names.idsOf(connection, sources);
     const key = { claim, consumer, topicId: ids.get(claim.topic) ?? 0 };
@@ -67,7 +67,7 @@ async function beginAndOpen(
   { queries, idleInTransactionTimeoutMs }: Omit<ChunkParts<unknown>, "handles">,
   connection: Connection,
   key: ClaimKey,
-  withId: readonly RecordRef[],
+  withId: readonly IdentifiedRef[],
   sourceIds: number[],
 ): Promise<OpenedRow> {
   const begun = connection.script(

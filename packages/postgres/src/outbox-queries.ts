@@ -8,7 +8,7 @@
  */
 import type { LaneLease, LeaseRequest, OutboxEntry, OutboxRow } from "@oncebox/core";
 import { define, quoted, type Statement } from "./queries.ts";
-import { bytesArray, plainArray, textArray } from "./wire.ts";
+import { absentBytes, bytesArray, plainArray, textArray } from "./wire.ts";
 
 /** A lane of `oncebox_lease`; at least one row comes back, with nulls where there is no lease. */
 export interface LeasedRow {
@@ -83,18 +83,20 @@ export function outboxQueries(schema: string): OutboxQueries {
 
 // Index: outbox_messages_pkey is written. Locks nothing that another transaction could want. The
 // columns xid and position are left to their defaults, which are computed in column order: the
-// transaction's id first. One row, the usual case, without the detour through arrays.
+// transaction's id first. One row, the usual case, without the detour through arrays. What stands for
+// null in an array (wire.ts) becomes one here.
 const enqueueText = (own: string) => `
   INSERT INTO ${own}outbox_messages
     (lane, message_id, topic, key, value, header_names, header_values)
-  VALUES ($1, $2, $3, $4, $5, $6, $7)`;
+  VALUES ($1, $2, $3, $4, $5, $6, array_replace($7::bytea[], $8::bytea, NULL))`;
 
 // As above. ORDER BY: positions follow the order of the array.
 const enqueueManyText = (own: string) => `
   INSERT INTO ${own}outbox_messages
     (lane, message_id, topic, key, value, header_names, header_values)
-  SELECT lane, message_id, topic, key, value,
-    coalesce(header_names::text[], '{}'), coalesce(header_values::bytea[], '{}')
+  SELECT lane, message_id, topic, nullif(key, $8::bytea), nullif(value, $8::bytea),
+    coalesce(nullif(header_names, '')::text[], '{}'),
+    coalesce(array_replace(nullif(header_values, '')::bytea[], $8::bytea, NULL), '{}')
   FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
       $6::text[], $7::text[]) WITH ORDINALITY
     AS r (lane, message_id, topic, key, value, header_names, header_values, place)
@@ -108,7 +110,10 @@ function writeQueries(own: string) {
       const [row] = rows;
       if (row !== undefined && rows.length === 1) {
         const { lane, id, topic, key, value, headers } = row;
-        return enqueue(lane, id, topic, key, value, namesOf(headers), valuesOf(headers));
+        return enqueue(
+          ...[lane, id, topic, key, value],
+          ...[namesOf(headers), valuesOf(headers), absentBytes],
+        );
       }
       return enqueueMany(
         plainArray(rows.map(({ lane }) => lane)),
@@ -117,8 +122,9 @@ function writeQueries(own: string) {
         bytesArray(rows.map(({ key }) => key)),
         bytesArray(rows.map(({ value }) => value)),
         // One array's text for each row: a list of arrays of several lengths is no array.
-        rows.map(({ headers }) => (headers.length === 0 ? null : namesOf(headers))),
-        rows.map(({ headers }) => (headers.length === 0 ? null : valuesOf(headers))),
+        rows.map(({ headers }) => (headers.length === 0 ? "" : namesOf(headers))),
+        rows.map(({ headers }) => (headers.length === 0 ? "" : valuesOf(headers))),
+        absentBytes,
       );
     },
   } satisfies Partial<OutboxQueries>;

@@ -18,7 +18,7 @@
  */
 import { createHash } from "node:crypto";
 import type { LogMark, MessageRef, PartitionClaim, PartitionRef, RecordRef } from "@oncebox/core";
-import { plainArray, storedName, textArray, uuidOf } from "./wire.ts";
+import { absentInteger, plainArray, storedName, textArray, uuidOf } from "./wire.ts";
 
 export interface Statement {
   readonly name: string;
@@ -110,7 +110,11 @@ export interface RecordedRow {
 export interface InboxQueries {
   readonly names: (names: readonly string[]) => Statement;
   readonly addNames: (names: readonly string[]) => Statement;
-  readonly open: (claim: ClaimKey, records: readonly RecordRef[], sources: number[]) => Statement;
+  readonly open: (
+    claim: ClaimKey,
+    records: readonly IdentifiedRef[],
+    sources: number[],
+  ) => Statement;
   readonly takers: (consumer: number, sources: number[], ids: readonly Uint8Array[]) => Statement;
   readonly advance: (
     claim: ClaimKey,
@@ -137,6 +141,9 @@ export interface InboxQueries {
   readonly record: (consumer: string, ids: readonly MessageRef[]) => Statement;
   readonly addConsumer: (consumer: string) => Statement;
 }
+
+/** A record that has an id. */
+export type IdentifiedRef = RecordRef & { readonly id: Uint8Array };
 
 /** A claim, with the names replaced by the integers of this connection. */
 export interface ClaimKey {
@@ -242,7 +249,7 @@ function chunkQueries(own: string) {
         plainArray(records.map((record) => record.offset)),
         plainArray(records.map((record) => record.timestamp)),
         plainArray(sources),
-        plainArray(records.map((record) => (record.id === null ? null : uuidOf(record.id)))),
+        plainArray(records.map((record) => uuidOf(record.id))),
         plainArray(records.map((record) => record.checksum)),
       ),
     takers: (consumer, sources, ids) =>
@@ -326,8 +333,9 @@ const partitionsText = (own: string) => `
 // by name: a number read in a caller's transaction may belong to a row that is rolled back.
 const recordText = (own: string) => `
   WITH given AS MATERIALIZED (
-    SELECT c.id AS consumer, s.id AS source, g.id, g.checksum, g.place
-    FROM unnest($2::text[], $3::uuid[], $4::integer[]) WITH ORDINALITY
+    SELECT c.id AS consumer, s.id AS source, g.id,
+      nullif(g.checksum, ${absentInteger})::integer AS checksum, g.place
+    FROM unnest($2::text[], $3::uuid[], $4::bigint[]) WITH ORDINALITY
       AS g (source, id, checksum, place)
     LEFT JOIN ${own}consumers c ON c.name = $1
     LEFT JOIN ${own}sources s ON s.name = g.source
@@ -385,7 +393,7 @@ function registerQueries(own: string, schema: string) {
         consumer,
         textArray(ids.map((id) => storedName(id.source))),
         plainArray(ids.map((id) => uuidOf(id.id))),
-        plainArray(ids.map((id) => id.checksum)),
+        plainArray(ids.map((id) => id.checksum ?? absentInteger)),
       ),
     addConsumer: (consumer) => addConsumer(consumer),
   } satisfies Partial<InboxQueries>;

@@ -1,7 +1,9 @@
 /**
  * How values travel between us and the driver. Our statements pass their own parsers, because a
- * user's parser (int8 as number, say) must not touch offsets and positions.
+ * user's parser (int8 as number, say) must not touch offsets and positions. Nothing here rests on a
+ * setting of the session: server, database and role may have others for another application's sake.
  */
+import { randomBytes } from "node:crypto";
 
 type Parser = (text: string) => unknown;
 
@@ -25,8 +27,33 @@ export const ownTypes = {
   getTypeParser: (type: number): Parser => parsers[type] ?? asText,
 };
 
+/**
+ * In either form of `bytea_output`. Told apart by the text itself: in the form `escape` a backslash
+ * is never followed by an x.
+ */
 function bytesOf(text: string): Uint8Array {
-  return Buffer.from(text.slice(2), "hex");
+  return text.startsWith("\\x") ? Buffer.from(text.slice(2), "hex") : unescaped(text);
+}
+
+const backslash = 92;
+
+/** Printable bytes as they are, a backslash as two, all others as a backslash and three octal digits. */
+function unescaped(text: string): Uint8Array {
+  const bytes = Buffer.alloc(text.length);
+  let length = 0;
+  for (let at = 0; at < text.length; at += 1, length += 1) {
+    const code = text.charCodeAt(at);
+    if (code !== backslash) {
+      bytes[length] = code;
+    } else if (text.charCodeAt(at + 1) === backslash) {
+      bytes[length] = backslash;
+      at += 1;
+    } else {
+      bytes[length] = Number.parseInt(text.slice(at + 1, at + 4), 8);
+      at += 3;
+    }
+  }
+  return bytes.subarray(0, length);
 }
 
 function hex(bytes: Uint8Array): string {
@@ -39,18 +66,23 @@ export function uuidOf(id: Uint8Array): string {
   return hex(id);
 }
 
-/** An array parameter of numbers, bigints or uuids: nothing in it needs a quote. */
-export function plainArray(values: readonly (number | bigint | string | null)[]): string {
-  let text = "{";
-  for (let i = 0; i < values.length; i += 1) {
-    if (i > 0) text += ",";
-    text += values[i] ?? "NULL";
-  }
-  return `${text}}`;
+/**
+ * An array parameter of numbers, bigints or uuids: nothing in it needs a quote. It never holds a null:
+ * where `array_nulls` is off, NULL in the text of an array is a word like any other.
+ */
+export function plainArray(values: readonly (number | bigint | string)[]): string {
+  return `{${values.join(",")}}`;
 }
 
+/** Stands for null in an array of integers: no integer is as large. Statements turn it back. */
+export const absentInteger = 2 ** 31;
+
+/** As above, for byte strings: random, so that nobody's bytes are the same. */
+export const absentBytes: Uint8Array = randomBytes(16);
+
+/** With `absentBytes` for each null. */
 export function bytesArray(values: readonly (Uint8Array | null)[]): string {
-  return plainArray(values.map((value) => (value === null ? null : `"\\\\x${hex(value)}"`)));
+  return plainArray(values.map((value) => `"\\\\x${hex(value ?? absentBytes)}"`));
 }
 
 export function textArray(values: readonly string[]): string {
@@ -62,13 +94,14 @@ export function numbersOf(array: string): readonly string[] {
   return array === "{}" ? [] : array.slice(1, -1).split(",");
 }
 
-/** The text form of an array of byte strings: hex, so no comma can be inside one. */
+const arrayItem = /"([^"\\]*(?:\\.[^"\\]*)*)"|([^",{}]+)/gs;
+
+/** The text form of an array of byte strings. */
 export function bytesListOf(array: string): readonly (Uint8Array | null)[] {
-  if (array === "{}") return [];
-  return array
-    .slice(1, -1)
-    .split(",")
-    .map((item) => (item === "NULL" ? null : Buffer.from(item.slice(4, -1), "hex")));
+  return Array.from(array.matchAll(arrayItem), ([, quoted, plain]) => {
+    if (plain === "NULL") return null;
+    return bytesOf(plain ?? (quoted as string).replace(/\\(.)/gs, "$1"));
+  });
 }
 
 /**
