@@ -37,6 +37,21 @@ describe.skipIf(!hasKafka())("questions of the broker on kafkajs", () => {
     await producer.disconnect();
   }
 
+  describe("partitions", () => {
+    it("are those of now: also of a topic that grew, or is gone", async () => {
+      // Guards: that the metadata is asked for, not what was kept of an earlier question.
+      const topic = await testTopic(kafka, { partitions: 2 });
+      expect(await broker.partitions(topic)).toBe(2);
+      await admin.createPartitions({ topicPartitions: [{ topic, count: 3 }] });
+      const known = async () => (await admin.fetchTopicMetadata({ topics: [topic] })).topics[0];
+      await vi.waitFor(async () => expect((await known())?.partitions).toHaveLength(3), 5_000);
+      expect(await broker.partitions(topic)).toBe(3);
+      await admin.deleteTopics({ topics: [topic] });
+      await vi.waitFor(async () => expect(await admin.listTopics()).not.toContain(topic), 5_000);
+      await expect(broker.partitions(topic)).rejects.toMatchObject({ code: "topic-missing" });
+    });
+  });
+
   describe("offsets", () => {
     it("at a time are those of the first record then or later, of each partition", async () => {
       const topic = await testTopic(kafka, { partitions: 3 });

@@ -24,6 +24,26 @@ function scene() {
   return { cluster, clients };
 }
 
+it("looks once for the questions of one moment, and again for a later one", async () => {
+  // Guards: both. A relay asks for all of its topics at once; what was known before counts for none.
+  let looks = 0;
+  const cluster = new Cluster(() => {
+    const refreshMetadata = async () => {
+      looks += 1;
+    };
+    const kafka = {
+      ...{ connect: async () => undefined, addMultipleTargetTopics: async () => undefined },
+      ...{ refreshMetadataIfNecessary: async () => undefined, refreshMetadata },
+      findTopicPartitionMetadata: () => [{ partitionId: 0, leader: 1 }],
+    };
+    return { cluster: kafka, topicError: () => 0 } as unknown as KafkajsClient;
+  });
+  await Promise.all(["a", "b", "c"].map((topic) => cluster.describe(topic)));
+  expect(looks).toBe(1);
+  await cluster.describe("a");
+  expect(looks).toBe(2);
+});
+
 it("answers what waits with an error when it is closed, and connects no more", async () => {
   // Guards: the flag. What waited behind a cut question opened connections that nobody ends.
   const { cluster, clients } = scene();

@@ -31,7 +31,8 @@ export class Cluster {
   }
 
   describe(topic: string): Promise<readonly PartitionMetadata[]> {
-    return this.#ask(`asking for topic ${topic}`, (client) => describe(client, topic));
+    const askedAt = systemClock.now();
+    return this.#ask(`asking for topic ${topic}`, (client) => describe(client, topic, askedAt));
   }
 
   offsets(topic: string, at: OffsetsAt): Promise<TopicOffsets> {
@@ -170,7 +171,7 @@ const recreatedMax = 5;
 
 async function offsets(client: KafkajsClient, topic: string, at: OffsetsAt): Promise<TopicOffsets> {
   for (let attempt = 1; ; attempt += 1) {
-    const partitions = await describe(client, topic);
+    const partitions = await describe(client, topic, systemClock.now());
     const topicId = await idOf(client, topic, partitions);
     const time = typeof at === "string" ? times[at] : at.timestamp.toString();
     const listed = await listOffsets(client, topic, partitions, time);
@@ -222,20 +223,35 @@ async function idOf(
   return (await lookUpTopics(node, [topic])).get(topic)?.topicId ?? null;
 }
 
+/** When the metadata of all topics that a client was asked for were read last, at the earliest. */
+const readAt = new WeakMap<KafkajsClient, number>();
+
+async function readMetadata(client: KafkajsClient): Promise<void> {
+  const now = systemClock.now();
+  await client.cluster.refreshMetadata();
+  readAt.set(client, now);
+}
+
+/**
+ * As Kafka has it, not as it was known when the question was asked: a topic that was deleted since
+ * then is still there in what is known. Questions of one moment share one look.
+ */
 async function describe(
   client: KafkajsClient,
   topic: string,
+  askedAt: number,
 ): Promise<readonly PartitionMetadata[]> {
   await connectTo(client, [topic]);
+  if ((readAt.get(client) ?? Number.NEGATIVE_INFINITY) < askedAt) await readMetadata(client);
   for (let attempt = 1; ; attempt += 1) {
     const partitions = client.cluster.findTopicPartitionMetadata(topic);
     const code = client.topicError(topic);
     const ready = partitions.length > 0 && partitions.every(({ leader }) => leader >= 0);
     if (code === kafkaCode.none && ready) return partitions;
-    // Asked once more before it counts: what is known may be old.
+    // Asked once more before it counts: another broker may know more.
     if (attempt > 1) refuseTopic(topic, code, attempt);
     if (attempt > 1) await systemClock.sleep(leaderWaitMs);
-    await client.cluster.refreshMetadata();
+    await readMetadata(client);
   }
 }
 
