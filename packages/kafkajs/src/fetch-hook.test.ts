@@ -1,5 +1,5 @@
 import type { ConsumerCallbacks } from "@oncebox/core";
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { FetchHook, type FetchWire } from "./fetch-hook.ts";
 import type { FetchRequest, KafkaNode } from "./kafkajs-client.ts";
 
@@ -69,5 +69,90 @@ describe("a fetch", () => {
       const firsts = ofNode(which).map(([first]) => first);
       expect(firsts.filter((first) => first === "a/0")).toHaveLength(2);
     }
+  });
+});
+
+describe("a fetch that leaves a partition out", () => {
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  /** Fetches for so long; how long Kafka was told to wait each time. Each fetch takes all of it. */
+  function scene() {
+    vi.useFakeTimers({ toFake: ["performance"] });
+    const leftOut = new Set<number>();
+    const waits: number[] = [];
+    let early = Number.POSITIVE_INFINITY;
+    const partitions = [0, 1, 2].map((partition) => ({ topic: "a", partition }));
+    const state = { assignment: { number: 1, partitions, has: () => true } };
+    const hook = new FetchHook({
+      callbacks: {
+        position: ({ partition }: { partition: number }) =>
+          leftOut.has(partition) ? null : { offset: 0n, topicId: null, leaderEpoch: null },
+      } as unknown as ConsumerCallbacks,
+      assignment: () => state.assignment,
+      refreshMetadata: async () => undefined,
+      fail: (error) => {
+        throw error;
+      },
+      wire: {
+        fetch: async (_, { maxWaitMs }) => {
+          waits.push(maxWaitMs);
+          vi.advanceTimersByTime(Math.min(early, maxWaitMs));
+          return { throttleMs: 0, errorCode: 0, partitions: [] };
+        },
+        topics: async (_, topics) =>
+          new Map(topics.map((topic) => [topic, { code: 0, topicId: topic }])),
+      },
+    });
+    const node = {} as KafkaNode;
+    const request = { ...requestFor({ a: 3 }), maxWaitTime: 250 };
+    const fetchFor = async (ms: number) => {
+      waits.length = 0;
+      const until = performance.now() + ms;
+      while (performance.now() < until) await hook.fetch(node, request);
+      return [...waits];
+    };
+    const answersAfter = (ms: number) => {
+      early = ms;
+    };
+    return { leftOut, fetchFor, answersAfter, state };
+  }
+
+  it("waits a little at first, and longer while the same one is left out", async () => {
+    // Guards: the growth. A partition that is paused for days would cost 40 fetches a second.
+    const { leftOut, fetchFor } = scene();
+    await fetchFor(500);
+    leftOut.add(1);
+    const [first, ...others] = await fetchFor(2_000);
+    expect(first).toBe(25);
+    expect([first, ...others]).toEqual([...others, first].sort((a, b) => Number(a) - Number(b)));
+    expect(others.length).toBeLessThan(15);
+    expect(others.at(-1)).toBe(250);
+  });
+
+  it("waits no longer than it has waited for the partition, however fast answers come", async () => {
+    // Guards: that time counts, not fetches. A full buffer is empty again after a few of them.
+    const { leftOut, fetchFor, answersAfter } = scene();
+    leftOut.add(1);
+    answersAfter(1);
+    expect(Math.max(...(await fetchFor(25)))).toBe(25);
+    expect(Math.max(...(await fetchFor(50)))).toBeLessThan(100);
+  });
+
+  it("waits a little again when another one is left out, one is back, or the assignment is new", async () => {
+    const { leftOut, fetchFor, state } = scene();
+    leftOut.add(1);
+    expect((await fetchFor(2_000)).at(-1)).toBe(250);
+    leftOut.add(2);
+    expect((await fetchFor(2_000))[0]).toBe(25);
+    leftOut.delete(1);
+    expect((await fetchFor(2_000))[0]).toBe(25);
+    state.assignment = { ...state.assignment, number: 2 };
+    expect((await fetchFor(2_000))[0]).toBe(25);
+    leftOut.clear();
+    expect(await fetchFor(250)).toEqual([250]);
+    leftOut.add(2);
+    expect((await fetchFor(25))[0]).toBe(25);
   });
 });

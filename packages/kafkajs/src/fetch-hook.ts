@@ -84,8 +84,9 @@ const nothing = { responses: [] } as const;
 /** How often positions are asked again while there is none. The core has no way to wake us. */
 const positionPollMs = 5;
 /**
- * Longest wait of a fetch that leaves a partition out: what is left out cannot be asked for before
- * the fetch is back.
+ * Wait of the first fetch that leaves a partition out: what is left out cannot be asked for before
+ * the fetch is back. Later ones wait as long as it has been left out by then: at most as long again,
+ * and a partition that is paused for days costs no more fetches than the others.
  */
 const partialWaitMs = 25;
 /** How soon the metadata is read again while a partition has no leader. */
@@ -106,6 +107,8 @@ export class FetchHook {
   #waitingForLeader = false;
   /** Fetches sent so far, by node: a count of all would give each node the same turn every time. */
   readonly #turns = new WeakMap<KafkaNode, number>();
+  /** What each node's fetches leave out, and since when just that. */
+  readonly #leftOut = new WeakMap<KafkaNode, { readonly which: string; readonly since: number }>();
 
   constructor(options: FetchHookOptions) {
     this.#options = options;
@@ -221,6 +224,7 @@ export class FetchHook {
     const partitions: AskedPartition[] = [];
     const now = systemClock.now();
     let maxWaitMs = request.maxWaitTime;
+    const leftOut: string[] = [];
     const all = request.topics.flatMap(({ topic, partitions: entries }) =>
       entries.map(({ partition, maxBytes }) => ({ at: { topic, partition }, maxBytes })),
     );
@@ -232,7 +236,8 @@ export class FetchHook {
       const topicId =
         position === null ? null : this.#topicIds.idFor(at.topic, position.topicId, node);
       if (position === null || topicId === null) {
-        maxWaitMs = Math.min(maxWaitMs, Math.max(partialWaitMs, Math.ceil(waitMs)));
+        if (waitMs === 0) leftOut.push(`${at.topic}/${at.partition}`);
+        else maxWaitMs = Math.min(maxWaitMs, Math.max(partialWaitMs, Math.ceil(waitMs)));
         continue;
       }
       const { offset, leaderEpoch } = position;
@@ -248,8 +253,26 @@ export class FetchHook {
         bytesMax: maxBytes,
       });
     }
+    maxWaitMs = Math.min(maxWaitMs, this.#partialWait(node, assignment, leftOut, now));
     const { minBytes = 1, maxBytes: bytesMax } = request;
     return { asked, question: { maxWaitMs, minBytes, bytesMax, partitions } };
+  }
+
+  /** How long a fetch may wait for the sake of what it leaves out. */
+  #partialWait(
+    node: KafkaNode,
+    { number }: Assignment,
+    leftOut: readonly string[],
+    now: number,
+  ): number {
+    const which = `${number}: ${[...leftOut].sort().join(" ")}`;
+    let known = this.#leftOut.get(node);
+    if (known?.which !== which) {
+      known = { which, since: now };
+      this.#leftOut.set(node, known);
+    }
+    if (leftOut.length === 0) return Number.POSITIVE_INFINITY;
+    return Math.max(partialWaitMs, Math.floor(now - known.since));
   }
 
   #positionOf(assignment: Assignment, at: TopicPartition): FetchPosition | null {
