@@ -32,6 +32,8 @@ const tickMs = 500;
 /** Where a plan's faults found nothing to hit, these follow. */
 const reserve: readonly TimedAct[] = ["rebalance", "database-cut", "kill"];
 const faultsMin = 3;
+/** A plan with little in it goes on for longer. */
+const stepsMin = 200;
 const livenessTicks = 600;
 const followTicks = 40;
 const stopTicks = 40;
@@ -138,6 +140,7 @@ class Run {
       this.#fault({ at: clock.now(), worker: 0, step: null, act, ms: 300 + more });
       await clock.advance(tickMs);
     }
+    while (this.world.trace.lines < stepsMin) await clock.advance(tickMs);
   }
 
   #fault(fault: Fault): void {

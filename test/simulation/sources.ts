@@ -5,13 +5,14 @@
 import { CommitUnknownError, createOutbox } from "@oncebox/core";
 import { type MemoryStorage, memoryStorage } from "@oncebox/testing";
 import type { Intent } from "../fixtures/checker.ts";
-import type { Plan } from "./plan.ts";
+import { needsIds, type Plan, type TimedAct } from "./plan.ts";
 import { type Order, orders, type World } from "./world.ts";
 
 export const applicationName = "application";
 
 const encoder = new TextEncoder();
 const betweenTriesMs = 150;
+const lastAfterMs = 4_000;
 
 /** What is sent when, by the plan's seed. */
 interface Dispatch extends Order {
@@ -43,7 +44,7 @@ export class Sources {
   /** Begins to send, as the plan says. */
   start(): void {
     const { plan, clock } = this.#world;
-    const sending = dispatches(plan, clock.random);
+    const sending = [...dispatches(plan, clock.random), ...this.#lasts()];
     const byKey = new Map<string, Dispatch[]>();
     for (const each of sending) byKey.set(each.key, [...(byKey.get(each.key) ?? []), each]);
     const send = plan.source === "outbox" ? this.#place : this.#write;
@@ -63,6 +64,26 @@ export class Sources {
         throw error;
       });
     }
+  }
+
+  /**
+   * Where a log was cut off at its end, a consumer that waits there hears of it with the next record:
+   * one for each partition, when all is well again.
+   */
+  #lasts(): readonly Dispatch[] {
+    const { plan, outside } = this.#world;
+    if (!plan.faults.some(({ act }) => needsIds.has(act as TimedAct))) return [];
+    return Array.from({ length: plan.partitions }, (_, partition): Dispatch => {
+      let key = "";
+      for (let tries = 0; ; tries += 1) {
+        key = `last ${tries}`;
+        const at = outside.partitionOf(encoder.encode(key), "", plan.partitions);
+        if (at === partition) break;
+      }
+      const at = plan.spanMs + lastAfterMs;
+      const order = { id: `last ${partition}`, key, sequence: 1 };
+      return { ...order, at, repeated: false, transaction: null };
+    });
   }
 
   #note(order: Order, state: Intent["state"]): void {
