@@ -1,15 +1,22 @@
 /** Transactions of the storage itself, beside the chunks: no handler runs in them. */
 import { CommitUnknownError } from "@oncebox/core";
+import { beginScript } from "./begin.ts";
 import { rollBack } from "./chunk.ts";
 import type { Connection, Connections } from "./connections.ts";
 import { provesRollback, type StorageErrors } from "./postgres-errors.ts";
+
+interface OwnParts {
+  readonly connections: Connections;
+  readonly errors: StorageErrors;
+  readonly idleInTransactionTimeoutMs: number | null;
+}
 
 /**
  * Begins, works and commits. No lock is waited for longer than `lockTimeoutMs`. Errors are
  * translated; CommitUnknownError where the reply to COMMIT was lost.
  */
 export async function ownTransaction<R>(
-  { connections, errors }: { readonly connections: Connections; readonly errors: StorageErrors },
+  { connections, errors, idleInTransactionTimeoutMs }: OwnParts,
   { doing, lockTimeoutMs }: { readonly doing: string; readonly lockTimeoutMs: number },
   work: (connection: Connection) => Promise<R>,
 ): Promise<R> {
@@ -17,10 +24,7 @@ export async function ownTransaction<R>(
   connection.mayWait(lockTimeoutMs);
   let result: R;
   try {
-    await connection.script(
-      // READ COMMITTED whatever the default is: what was waited for must be seen.
-      `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = ${lockTimeoutMs}`,
-    );
+    await connection.script(beginScript({ lockTimeoutMs, idleInTransactionTimeoutMs }));
     result = await work(connection);
   } catch (error) {
     await rollBack(connection);

@@ -1,5 +1,6 @@
 /** Rows of partitions: claimed by one process at a time, and looked at. */
 import type { LogMark, PartitionClaim, PartitionRef, Storage } from "@oncebox/core";
+import { beginScript } from "./begin.ts";
 import { blockerOf, lockTimeout } from "./blockers.ts";
 import { rollBack, settled } from "./chunk.ts";
 import type { Connections } from "./connections.ts";
@@ -12,6 +13,7 @@ export interface PartitionParts {
   readonly queries: InboxQueries;
   readonly operator: OperatorQueries;
   readonly errors: StorageErrors;
+  readonly idleInTransactionTimeoutMs: number | null;
 }
 
 type PartitionVerbs = Pick<Storage<never>, "claim" | "lostClaims" | "positions"> & {
@@ -68,7 +70,7 @@ function logOf(row: LogColumns): LogMark {
 }
 
 async function claim(
-  { connections, queries, errors }: PartitionParts,
+  { connections, queries, errors, idleInTransactionTimeoutMs }: PartitionParts,
   ref: PartitionRef & { readonly owner: string },
   waitMs: number,
 ): Promise<ClaimedRow | null> {
@@ -77,9 +79,7 @@ async function claim(
   const lockTimeoutMs = Math.max(1, Math.ceil(waitMs));
   connection.mayWait(lockTimeoutMs);
   const begun = settled(
-    connection.script(
-      `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = ${lockTimeoutMs}`,
-    ),
+    connection.script(beginScript({ lockTimeoutMs, idleInTransactionTimeoutMs })),
   );
   if (!connection.pipelined) await begun;
   const claiming = settled(

@@ -15,9 +15,9 @@ export interface StorageOptions {
    */
   readonly preparedStatements?: boolean;
   /**
-   * After how many milliseconds an idle transaction of a chunk is ended by the database, so that a
-   * frozen process does not hold its partitions for ever; null: never. Shorter hands over sooner,
-   * but a handler must not wait longer between two statements.
+   * After how many milliseconds an idle transaction of a chunk, a claim or a seek is ended by the
+   * database, so that a frozen process does not hold its partitions for ever; null: never. Shorter
+   * hands over sooner, but a handler must not wait longer between two statements.
    * @defaultValue 20_000
    */
   readonly idleInTransactionTimeoutMs?: number | null;
