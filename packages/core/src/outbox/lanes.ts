@@ -63,8 +63,6 @@ export interface LaneChange {
 
 export interface Lanes {
   readonly held: () => readonly HeldLane[];
-  /** The lane's lease, where it is held and not draining. */
-  readonly active: (lane: number) => HeldLane | undefined;
   /** Takes in the answer to a request that was sent at `sentAt`. */
   readonly answered: (answer: LeaseAnswer, sentAt: number, leaseMs: number) => LaneChange;
   /** Forgets lanes that were given back or taken over. */
@@ -81,10 +79,6 @@ export function createLanes(): Lanes {
   };
   return {
     held: () => [...byLane.values()],
-    active: (lane) => {
-      const held = byLane.get(lane);
-      return held?.state === "active" ? held : undefined;
-    },
     answered: (answer, sentAt, leaseMs) => {
       const deadline = sentAt + leaseMs;
       const tokens = new Map(answer.leases.map(({ lane, token }) => [lane, token]));

@@ -9,7 +9,7 @@ import type { Headers } from "../message.ts";
 /** What a chunk records of one message. */
 export interface RecordRef {
   readonly offset: bigint;
-  /** Milliseconds since 1970: the record's time, which the deduplication window is counted in. */
+  /** Milliseconds since 1970, as stored in the log: kept beside the id. */
   readonly timestamp: bigint;
   readonly source: string;
   /** 16 bytes, or null: then the offset alone protects. */
