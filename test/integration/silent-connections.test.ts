@@ -110,7 +110,7 @@ describe.each([false, true])("B17: the storage on a pool with pipeline: %s", (pi
     const [first, second] = [await p.claimed(0), await p.claimed(1)];
     const holder = await p.storage.open(first, [recordAt(0)]);
     const keepAlive = setInterval(() => void holder.handle().tx.query("SELECT 1"), 200);
-    expect(await codeOf(p.storage.open(second, [recordAt(0)]))).toBe("storage-unavailable");
+    expect(await codeOf(p.storage.open(second, [recordAt(0)]))).toBe("storage-conflict");
     const again = p.storage.open(second, [recordAt(0)]);
     clearInterval(keepAlive);
     await holder.commit(1n, noMark);

@@ -40,6 +40,7 @@ export function assembled<Tx>(
     ...verbs({
       ...{ errors, schema, handles, connections: pooled, woken: wake.send },
       idleInTransactionTimeoutMs: more.idleInTransactionTimeoutMs,
+      lockTimeoutMs: Math.ceil(answerTimeoutMs / 2),
       queries: inboxQueries(schema),
       operator: operatorQueries(schema),
       outbox: outboxQueries(schema),
@@ -66,6 +67,11 @@ interface Parts<Tx> {
   readonly errors: StorageErrors;
   readonly schema: string;
   readonly idleInTransactionTimeoutMs: number | null;
+  /**
+   * Of what comes before the handlers of a chunk. Shorter than the wait for an answer: else a lock
+   * that others hold would look like a database that does not answer.
+   */
+  readonly lockTimeoutMs: number;
   readonly woken: () => void;
 }
 
@@ -74,7 +80,8 @@ function verbs<Tx>(parts: Parts<Tx>): Omit<Storage<Tx>, "wake" | "close"> {
   const { consumerId, ...partitions } = partitionVerbs(parts);
   const chunkParts = {
     ...parts,
-    names: createNames(queries),
+    limits: parts,
+    names: createNames(queries, parts),
     terminate: (xid: bigint) => {
       pooled
         .with("end of a cut transaction", (connection) => connection.run(queries.terminate(xid)))

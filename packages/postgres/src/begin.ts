@@ -11,8 +11,23 @@ export interface Limits {
 }
 
 /** READ COMMITTED whatever the default is: what was waited for must be seen as it is now. */
-export function beginScript({ lockTimeoutMs, idleInTransactionTimeoutMs }: Limits): string {
-  const begin = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = ${lockTimeoutMs}`;
-  if (idleInTransactionTimeoutMs === null) return begin;
-  return `${begin}; SET LOCAL idle_in_transaction_session_timeout = ${idleInTransactionTimeoutMs}`;
+const begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+export function beginScript(limits: Limits): string {
+  return `${begin}; ${limited(limits)}`;
+}
+
+/**
+ * As above, but `oncebox_open` gives the session its own lock_timeout back: handlers follow. By way of
+ * a setting, since a reset would lose what the session itself has set.
+ */
+export function beginChunkScript(limits: Limits): string {
+  const kept = "set_config('oncebox.lock_timeout', current_setting('lock_timeout'), true)";
+  return `${begin}; SELECT ${kept}; ${limited(limits)}`;
+}
+
+function limited({ lockTimeoutMs, idleInTransactionTimeoutMs }: Limits): string {
+  const lock = `SET LOCAL lock_timeout = ${lockTimeoutMs}`;
+  if (idleInTransactionTimeoutMs === null) return lock;
+  return `${lock}; SET LOCAL idle_in_transaction_session_timeout = ${idleInTransactionTimeoutMs}`;
 }

@@ -18,11 +18,12 @@ import {
   TransactionFinishedError,
 } from "@oncebox/core";
 import type { QueryResult } from "pg";
+import { beginChunkScript, type Limits } from "./begin.ts";
 import type { Connection, Connections } from "./connections.ts";
 import type { Handles, OwnTransaction } from "./handles/handles.ts";
 import type { Names } from "./names.ts";
 import { neverSent, provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
-import type { ClaimKey, IdentifiedRef, InboxQueries, OpenedRow, TakerRow } from "./queries.ts";
+import type { ClaimKey, Identified, InboxQueries, OpenedRow, TakerRow } from "./queries.ts";
 import { numbersOf } from "./wire.ts";
 
 export interface ChunkParts<Tx> {
@@ -31,7 +32,7 @@ export interface ChunkParts<Tx> {
   readonly queries: InboxQueries;
   readonly errors: StorageErrors;
   readonly names: Names;
-  readonly idleInTransactionTimeoutMs: number | null;
+  readonly limits: Limits;
   /** Ends, if it still runs, the backend whose transaction this is. Never rejects. */
   readonly terminate: (xid: bigint) => void;
 }
@@ -46,7 +47,7 @@ export async function openChunk<Tx>(
   const { connections, handles, errors, names } = parts;
   const connection = await connections.acquire();
   try {
-    const withId = records.filter((record): record is IdentifiedRef => record.id !== null);
+    const withId = records.filter((record): record is Identified => record.id !== null);
     const sources = new Set([claim.topic, ...withId.map((record) => record.source)]);
     const ids = await names.idsOf(connection, sources);
     const key = { claim, consumer, topicId: ids.get(claim.topic) ?? 0 };
@@ -64,18 +65,13 @@ export async function openChunk<Tx>(
 }
 
 async function beginAndOpen(
-  { queries, idleInTransactionTimeoutMs }: Omit<ChunkParts<unknown>, "handles">,
+  { queries, limits }: Omit<ChunkParts<unknown>, "handles">,
   connection: Connection,
   key: ClaimKey,
-  withId: readonly IdentifiedRef[],
+  withId: readonly Identified[],
   sourceIds: number[],
 ): Promise<OpenedRow> {
-  const begun = connection.script(
-    // READ COMMITTED whatever the default is: the fence needs to see the row as it is now.
-    idleInTransactionTimeoutMs === null
-      ? "BEGIN ISOLATION LEVEL READ COMMITTED"
-      : `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = ${idleInTransactionTimeoutMs}`,
-  );
+  const begun = connection.script(beginChunkScript(limits));
   if (!connection.pipelined) await begun;
   const opening = connection.run<OpenedRow>(queries.open(key, withId, sourceIds));
   const [first, second] = await Promise.allSettled([begun, opening]);

@@ -3,6 +3,7 @@
  * the process: after a fail-over to a replica that lagged, the same integer may belong to another
  * name, and connections do not outlive a fail-over.
  */
+import { beginScript, type Limits } from "./begin.ts";
 import type { Connection } from "./connections.ts";
 import type { InboxQueries } from "./queries.ts";
 
@@ -11,8 +12,9 @@ const namesMax = 10_000;
 
 export interface Names {
   /**
-   * Adds what is missing, in statements of their own. Call it outside any transaction: a chunk must
-   * not wait for another's new name, and a number must not be remembered that is rolled back.
+   * Adds what is missing, in a transaction of its own. Call it outside any: a chunk must not wait for
+   * another's new name, and a number must not be remembered that is rolled back. Leaves the
+   * transaction open where it fails.
    */
   readonly idsOf: (
     connection: Connection,
@@ -20,7 +22,7 @@ export interface Names {
   ) => Promise<ReadonlyMap<string, number>>;
 }
 
-export function createNames(queries: InboxQueries): Names {
+export function createNames(queries: InboxQueries, limits: Limits): Names {
   const known = new WeakMap<object, Map<string, number>>();
 
   const read = async (connection: Connection, ids: Map<string, number>, names: string[]) => {
@@ -44,7 +46,10 @@ export function createNames(queries: InboxQueries): Names {
       await read(connection, ids, missing());
       const unknown = missing();
       if (unknown.length > 0) {
+        // For the sake of its limits: it waits for whoever adds the same name.
+        await connection.script(beginScript(limits));
         await connection.run(queries.addNames(unknown));
+        await connection.script("COMMIT");
         await read(connection, ids, unknown);
       }
       return ids;

@@ -110,11 +110,7 @@ export interface RecordedRow {
 export interface InboxQueries {
   readonly names: (names: readonly string[]) => Statement;
   readonly addNames: (names: readonly string[]) => Statement;
-  readonly open: (
-    claim: ClaimKey,
-    records: readonly IdentifiedRef[],
-    sources: number[],
-  ) => Statement;
+  readonly open: (claim: ClaimKey, records: readonly Identified[], sources: number[]) => Statement;
   readonly takers: (consumer: number, sources: number[], ids: readonly Uint8Array[]) => Statement;
   readonly advance: (
     claim: ClaimKey,
@@ -143,7 +139,7 @@ export interface InboxQueries {
 }
 
 /** A record that has an id. */
-export type IdentifiedRef = RecordRef & { readonly id: Uint8Array };
+export type Identified = RecordRef & { readonly id: Uint8Array };
 
 /** A claim, with the names replaced by the integers of this connection. */
 export interface ClaimKey {
@@ -178,7 +174,7 @@ const addNamesText = (own: string) => `
 // compared in one step: where the row changed while this waited, the token is compared again with
 // the new row. MATERIALIZED keeps the lock before the INSERT. Ids are inserted in one order
 // everywhere, so two recordings never wait for each other; of the same id twice in one chunk the
-// first offset wins.
+// first offset wins. When all locks are there, lock_timeout is again what it was for the session.
 const openText = (own: string) => `
   WITH claimed AS MATERIALIZED (
     SELECT next_offset FROM ${own}inbox_partitions
@@ -196,7 +192,10 @@ const openText = (own: string) => `
     RETURNING record_offset
   )
   SELECT (SELECT next_offset FROM claimed) AS next_offset, pg_current_xact_id() AS xid,
-    array(SELECT record_offset FROM recorded)::text AS recorded`;
+    array(SELECT record_offset FROM recorded)::text AS recorded,
+    (SELECT set_config('lock_timeout', current_setting('oncebox.lock_timeout'), true)
+      FROM (SELECT count(*) FROM claimed) AS locked, (SELECT count(*) FROM recorded) AS inserted)
+      AS lock_timeout`;
 
 // Index: inbox_messages_pkey. Locks nothing. A statement of its own, because the one that waited
 // for another transaction does not see the row that made it wait.
