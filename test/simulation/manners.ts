@@ -20,6 +20,7 @@ export const manners = {
   strayCommit: "positions moved by a process that does not hold the claim",
   strayOffsets: "offsets of partitions told to the group by a member they are not assigned to",
   hastyCut: "chunks cut off although the stop had time left",
+  crowdedRetry: "messages that had failed, tried again in a chunk with others",
   strayPublish: "messages sent by a relay that does not hold their lane",
   overlappingSends: "batches sent while another one of the same producer was under way",
 } as const;
@@ -34,6 +35,7 @@ export class Manners {
     strayCommit: [],
     strayOffsets: [],
     hastyCut: [],
+    crowdedRetry: [],
     strayPublish: [],
     overlappingSends: [],
   };
@@ -47,6 +49,8 @@ export class Manners {
   /** By worker and partition. */
   readonly #claimedAt = new Map<string, number>();
   readonly #leavingAt = new Map<string, number>();
+  /** The offset that failed last under the claim at hand. */
+  readonly #failed = new Map<string, bigint>();
 
   constructor(world: World) {
     this.#world = world;
@@ -77,6 +81,15 @@ export class Manners {
       this.found.strayOpen.push(`${partition} by ${worker}, held by ${holder}`);
   }
 
+  /** After a failure the message runs alone, so that it fails nobody else. */
+  #retried(worker: string, event: OnceboxEvent & { type: "inbox.chunk-opening" }): void {
+    const { partition, firstOffset, endOffset, messages } = event;
+    const failed = this.#failed.get(`${worker} ${partition}`);
+    if (failed === undefined || failed < firstOffset || failed >= endOffset) return;
+    if (messages > 1) this.found.crowdedRetry.push(`${partition}@${failed} by ${worker}`);
+    this.#failed.delete(`${worker} ${partition}`);
+  }
+
   #moved({ partition, token, nextOffset }: StoredPosition, client: string | null): void {
     if (token === null) return;
     const holder = this.#holders.get(token);
@@ -93,9 +106,16 @@ export class Manners {
       this.#assigned.set(worker, new Set(event.partitions.map(({ partition }) => partition)));
     } else if (event.type === "inbox.claimed") {
       this.#claimedAt.set(`${worker} ${event.partition}`, this.#world.clock.now());
+      this.#failed.delete(`${worker} ${event.partition}`);
       const own = this.#assigned.get(worker)?.has(event.partition) ?? false;
       if (!own) this.found.strayClaim.push(`${event.partition} by ${worker}`);
-    } else if (event.type === "inbox.chunk-cut") {
+    } else if (event.type === "inbox.blocked") {
+      // One that hung may belong to an assignment that is over.
+      if (event.error.code !== "handler-timed-out") {
+        this.#failed.set(`${worker} ${event.partition}`, event.offset);
+      }
+    } else if (event.type === "inbox.chunk-opening") this.#retried(worker, event);
+    else if (event.type === "inbox.chunk-cut") {
       // Nothing passes between the two where the stop does not wait.
       const at = this.#leavingAt.get(worker);
       if (at === this.#world.clock.now())

@@ -214,7 +214,7 @@ export const inboxBugs: readonly SeededBug[] = [
       "if (isolation === null) return",
       "if (isolation !== undefined) return",
     ]),
-    finds: ["undrained", "lost"],
+    finds: ["crowdedRetry"],
   },
   {
     name: "a stop cuts at once",

@@ -102,8 +102,10 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
       observe: this.#observe,
       // What the group held at the start is looked at before anything of ours stands there.
       commit: async (positions) => {
-        await this.#assignment?.groupOffsets;
-        return this.#client.commit(positions);
+        const assignment = this.#assignment;
+        await assignment?.groupOffsets;
+        // Positions of an assignment that ended meanwhile are another member's to tell.
+        return this.#assignment === assignment && this.#client.commit(positions);
       },
     });
     this.#context = this.#makeContext();

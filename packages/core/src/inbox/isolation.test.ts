@@ -54,6 +54,12 @@ describe("after a failure", () => {
     expect(alone.isolation.until).toBe(9n);
   });
 
+  it("keeps the later message isolated when nobody knows which one failed on the way to it", () => {
+    const first = afterFailure(null, chunk(0, 10, [0, 1, 2, 3, 4]), 4n).isolation;
+    const { isolation } = afterFailure(first, chunk(0, 4, [0, 1, 2, 3]), null);
+    expect(isolation).toEqual({ from: 0n, until: 5n, attempts: 0 });
+  });
+
   it("keeps the later message isolated when an earlier one fails on the way to it", () => {
     const first = afterFailure(null, chunk(0, 10, [0, 1, 2, 3, 4]), 4n).isolation;
     const { isolation } = afterFailure(first, chunk(0, 4, [0, 1, 2, 3]), 2n);

@@ -43,13 +43,15 @@ export function afterFailure(
   const first = chunk.records[0]?.offset ?? chunk.firstOffset;
   const alone = chunk.records.length <= 1;
   if (!alone && failed === null) {
-    const isolation = { from: chunk.firstOffset, until: chunk.endOffset, attempts: 0 };
+    // What failed before stands behind these, and goes alone as well.
+    const until = before === null ? chunk.endOffset : max(before.until, chunk.endOffset);
+    const isolation = { from: chunk.firstOffset, until, attempts: 0 };
     return { isolation, failed: null, wait: false };
   }
   const offset = failed ?? first;
   const inside = before !== null && before.from <= offset && alone;
   const attempt = (inside ? before.attempts : 0) + 1;
-  const until = before !== null && before.until > offset ? before.until : offset + 1n;
+  const until = before === null ? offset + 1n : max(before.until, offset + 1n);
   const isolation = { from: inside ? before.from : offset, until, attempts: attempt };
   return { isolation, failed: { offset, attempt }, wait: first === offset };
 }
@@ -64,6 +66,10 @@ export function afterCommit(
     isolation: nextOffset >= isolation.until ? null : { ...isolation, attempts: 0 },
     passed: isolation.attempts > 0,
   };
+}
+
+function max(a: bigint, b: bigint): bigint {
+  return a > b ? a : b;
 }
 
 /** Alone, a message that keeps meeting trouble of the database has failed by itself. */
