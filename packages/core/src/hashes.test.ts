@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { checksumOf, concat, laneCount, laneOf, murmur2, sha256First16 } from "./hashes.ts";
+import { checksumOf, concat, crc32c, laneCount, laneOf, murmur2, sha256First16 } from "./hashes.ts";
 import { utf8 } from "./message.ts";
 
 const hex = (bytes: Uint8Array) =>
@@ -46,6 +46,13 @@ describe("laneOf", () => {
       Array.from({ length: 2_000 }, (_, i) => laneOf(utf8("t"), utf8(`key-${i}`))),
     );
     expect(lanes.size).toBe(laneCount);
+  });
+});
+
+describe("crc32c", () => {
+  it("is that of the standard, over the part that is named", () => {
+    expect(crc32c(utf8("123456789"), 0, 9) >>> 0).toBe(0xe3069283);
+    expect(crc32c(utf8("01234567890"), 1, 10) >>> 0).toBe(0xe3069283);
   });
 });
 

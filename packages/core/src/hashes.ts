@@ -51,12 +51,17 @@ const crcTable = Int32Array.from({ length: 256 }, (_, n) => {
   return c;
 });
 
-function crc32cUpdate(crc: number, bytes: Uint8Array): number {
+function crc32cUpdate(crc: number, bytes: Uint8Array, start = 0, end = bytes.length): number {
   let c = crc;
-  for (let i = 0; i < bytes.length; i += 1) {
+  for (let i = start; i < end; i += 1) {
     c = (c >>> 8) ^ (crcTable[(c ^ (bytes[i] as number)) & 0xff] as number);
   }
   return c;
+}
+
+/** CRC-32C of a part of these bytes, as a signed 32 bit number. */
+export function crc32c(bytes: Uint8Array, start: number, end: number): number {
+  return ~crc32cUpdate(-1, bytes, start, end);
 }
 
 const prefix = new DataView(new ArrayBuffer(4));

@@ -14,7 +14,7 @@ export {
   TransactionFinishedError,
 } from "./errors.ts";
 export type { DropReason, Observer, OnceboxEvent } from "./events.ts";
-export { laneCount, laneOf, murmur2 } from "./hashes.ts";
+export { crc32c, laneCount, laneOf, murmur2 } from "./hashes.ts";
 export { createConsumer } from "./inbox/consumer.ts";
 export type { ConsumerOptions, SyncConsumerOptions } from "./inbox/consumer-options.ts";
 export type { Consumer, SyncConsumer } from "./inbox/consumer-service.ts";

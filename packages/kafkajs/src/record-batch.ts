@@ -4,7 +4,7 @@
  * records: it expects the broker's list in another order than the broker gives, and takes a record
  * whose key is four zero bytes for an abort marker. Never decides where to read or what to send.
  */
-import type { BrokerRecord, Headers } from "@oncebox/core";
+import { type BrokerRecord, crc32c, type Headers } from "@oncebox/core";
 import kafkajs from "kafkajs";
 import { MalformedBytesError, Reader, varbytesSize, varintSize, type Writer } from "./wire.ts";
 
@@ -296,19 +296,4 @@ export function writeBatch(writer: Writer, batch: SizedBatch, timestamp: bigint)
   }
   const checksum = crc32c(writer.bytes, checksumAt + 4, start + batch.size);
   writer.bytes.writeInt32BE(checksum, checksumAt);
-}
-
-const crcTable = Int32Array.from({ length: 256 }, (_, n) => {
-  let c = n;
-  for (let bit = 0; bit < 8; bit += 1) c = c & 1 ? (c >>> 1) ^ 0x82f63b78 : c >>> 1;
-  return c;
-});
-
-/** CRC-32C, as a signed 32 bit number. */
-export function crc32c(bytes: Uint8Array, start: number, end: number): number {
-  let c = -1;
-  for (let i = start; i < end; i += 1) {
-    c = (c >>> 8) ^ (crcTable[(c ^ (bytes[i] as number)) & 0xff] as number);
-  }
-  return ~c;
 }
