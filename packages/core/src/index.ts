@@ -89,7 +89,7 @@ export type {
   TopicOffsets,
   TopicPartition,
 } from "./ports/broker.ts";
-export { type Clock, systemClock } from "./ports/clock.ts";
+export { type Clock, systemClock, within } from "./ports/clock.ts";
 export type {
   Audit,
   AuditEntry,

@@ -1,6 +1,6 @@
 /** One contract for everything that runs: started once, stopped once, however often it is asked. */
 import { ConfigurationError } from "./errors.ts";
-import { type Clock, systemClock } from "./ports/clock.ts";
+import { type Clock, systemClock, within } from "./ports/clock.ts";
 
 /** Something that runs until it is stopped. */
 export interface Service {
@@ -47,11 +47,9 @@ export function service(
       const began = clock.now();
       stopping.abort();
       if (started === undefined) return;
-      const enough = new AbortController();
       // A start that failed has told its caller so; what it left behind still has to end.
       const settled = started.catch(() => undefined);
-      await Promise.race([settled, clock.sleep(deadlineMs / 2, enough.signal)]);
-      enough.abort();
+      await within(clock, deadlineMs / 2, settled, undefined);
       await steps.stop(Math.max(0, deadlineMs - (clock.now() - began)));
     })();
     return stopped;

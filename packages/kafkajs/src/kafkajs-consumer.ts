@@ -18,6 +18,7 @@ import {
   type GroupOffset,
   systemClock,
   type TopicPartition,
+  within,
 } from "@oncebox/core";
 import type { Consumer } from "kafkajs";
 import { createAssigner } from "./assigner.ts";
@@ -253,7 +254,7 @@ class KafkajsConsumer {
       member.node = null;
       return false;
     });
-    return within(commitTimeoutMs, committed, false);
+    return within(systemClock, commitTimeoutMs, committed, false);
   }
 
   async #commitAs(member: Member, positions: readonly GroupOffset[]): Promise<boolean> {
@@ -284,7 +285,7 @@ class KafkajsConsumer {
       await consumer.disconnect();
       return undefined;
     })().catch(() => undefined);
-    await within(deadlineMs, left, undefined);
+    await within(systemClock, deadlineMs, left, undefined);
     this.#client.destroy();
     this.#assignment = null;
     this.#member = null;
@@ -308,14 +309,4 @@ function consumerConfig(settings: KafkajsSettings, groupId: string, restart: () 
     // A restart after `stop` would be a member that nobody knows of.
     retry: { ...retry, restartOnFailure: async () => restart() },
   };
-}
-
-async function within<T>(ms: number, work: Promise<T>, otherwise: T): Promise<T> {
-  const timer = new AbortController();
-  const late = systemClock.sleep(ms, timer.signal).then(() => otherwise);
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    timer.abort();
-  }
 }

@@ -11,6 +11,7 @@ import {
   type OutgoingRecord,
   type PublishResult,
   systemClock,
+  within,
 } from "@oncebox/core";
 import { createAssigner } from "./assigner.ts";
 import { connectTo, type KafkajsClient, openClient } from "./kafkajs-client.ts";
@@ -96,16 +97,13 @@ class KafkajsProducer {
     if (this.#closed) return outcome.seal(new TypeError("the producer is closed"));
     const { publishTimeoutMs } = this.#settings;
     const deadline = systemClock.now() + publishTimeoutMs;
-    const timer = new AbortController();
-    const late = systemClock.sleep(publishTimeoutMs, timer.signal).then(() => "late" as const);
     let trouble: unknown = null;
     const work = this.#send(outcome, deadline).catch((error: unknown) => {
       trouble = error;
     });
-    if ((await Promise.race([work, late])) === "late") {
+    if ((await within(systemClock, publishTimeoutMs, work, "late")) === "late") {
       trouble = new Error(`no answer within ${publishTimeoutMs} ms`);
     }
-    timer.abort();
     const result = outcome.seal(toOnceboxError(trouble ?? new Error("no answer"), "publishing"));
     // After anything but clear answers the connection is in doubt, and so is what is on its way.
     if (result.unknown.length > 0) this.#discard();

@@ -6,7 +6,7 @@
 import { ConfigurationError } from "../errors.ts";
 import { guarded, type Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
-import { type Clock, noReason, systemClock } from "../ports/clock.ts";
+import { type Clock, systemClock, within } from "../ports/clock.ts";
 import type { LaneLease, StorageVerbs } from "../ports/storage.ts";
 import { type Service, service } from "../service.ts";
 import { Backlog } from "./backlog.ts";
@@ -183,11 +183,11 @@ class LaneRelay<Tx> {
     const reserveMs = Math.min(stopReserveMs, deadlineMs / 4);
     this.#stopping = true;
     this.#steps.ring();
-    await this.#atMost(deadlineMs - reserveMs, this.#loop);
+    await within(this.#clock, deadlineMs - reserveMs, this.#loop, undefined);
     this.#cut = true;
     this.#steps.ring();
     await this.#loop;
-    if (this.#started) await this.#atMost(reserveMs, this.#close());
+    if (this.#started) await within(this.#clock, reserveMs, this.#close(), undefined);
   }
 
   wake(): void {
@@ -383,12 +383,6 @@ class LaneRelay<Tx> {
   #lanesLost(lost: readonly HeldLane[]): void {
     const lanes = lost.map(({ lane }) => lane);
     this.#observe({ type: "outbox.lanes-lost", relay: this.#relay, lanes });
-  }
-
-  async #atMost(ms: number, work: Promise<unknown>): Promise<void> {
-    const enough = new AbortController();
-    await Promise.race([work, this.#clock.sleep(ms, enough.signal)]);
-    enough.abort(noReason);
   }
 }
 

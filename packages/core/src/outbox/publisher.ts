@@ -5,7 +5,7 @@
 import { BrokerError } from "../errors.ts";
 import type { Observer } from "../events.ts";
 import type { Broker, BrokerProducer, OutgoingRecord, PublishResult } from "../ports/broker.ts";
-import { type Clock, noReason } from "../ports/clock.ts";
+import { type Clock, within } from "../ports/clock.ts";
 import type { Backlog, Blocked } from "./backlog.ts";
 import type { HeldLane } from "./lanes.ts";
 import type { Entry } from "./queue.ts";
@@ -142,10 +142,7 @@ class BacklogPublisher implements Publisher {
       asking = askedPartitions(this.#context.broker, topic);
       this.#asking.set(topic, asking);
     }
-    const enough = new AbortController();
-    const late = this.#context.clock.sleep(withinMs, enough.signal).then(() => null);
-    const answer = await Promise.race([asking, late]);
-    enough.abort(noReason);
+    const answer = await within(this.#context.clock, withinMs, asking, null);
     if (answer !== null) this.#asking.delete(topic);
     return answer;
   }

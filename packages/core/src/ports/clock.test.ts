@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { systemClock } from "./clock.ts";
+import { type Clock, systemClock, within } from "./clock.ts";
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -39,4 +39,27 @@ it("ends a long sleep when it is aborted, in any slice", async () => {
   end.abort();
   await slept;
   expect(vi.getTimerCount()).toBe(0);
+});
+
+it("waits for work for so long, and leaves no timer behind", async () => {
+  expect(await within(systemClock, 100, Promise.resolve("done"), "late")).toBe("done");
+  const failing = Promise.reject(new Error("failed"));
+  await expect(within(systemClock, 100, failing, "late")).rejects.toThrow("failed");
+  expect(vi.getTimerCount()).toBe(0);
+  const answer = within(systemClock, 100, new Promise(() => {}), "late");
+  await vi.advanceTimersByTimeAsync(100);
+  expect(await answer).toBe("late");
+});
+
+it("ends the wait without the price of a reason", async () => {
+  // Guards: noReason. An error made up for nobody costs more than the sleep.
+  const reasons: unknown[] = [];
+  const clock: Pick<Clock, "sleep"> = {
+    sleep: (_, signal) =>
+      new Promise(() => {
+        signal?.addEventListener("abort", () => reasons.push(signal.reason));
+      }),
+  };
+  await within(clock, 100, Promise.resolve(), "late");
+  expect(reasons).toEqual(["over"]);
 });

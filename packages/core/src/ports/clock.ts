@@ -49,3 +49,18 @@ export const systemClock: Clock = {
     return ((high >>> 5) * 2 ** 26 + (low >>> 6)) * twoToMinus53;
   },
 };
+
+/** What the work answers, or `late` after so long; the work goes on then, and nobody hears of it. */
+export async function within<T, Late>(
+  clock: Pick<Clock, "sleep">,
+  ms: number,
+  work: Promise<T>,
+  late: Late,
+): Promise<T | Late> {
+  const enough = new AbortController();
+  try {
+    return await Promise.race([work, clock.sleep(ms, enough.signal).then(() => late)]);
+  } finally {
+    enough.abort(noReason);
+  }
+}
