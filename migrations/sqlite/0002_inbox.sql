@@ -55,7 +55,7 @@ CREATE TABLE oncebox_inbox_partitions (
   PRIMARY KEY (consumer, topic, partition)
 ) STRICT, WITHOUT ROWID;
 
--- Ids seen inside the deduplication window. Written in the transaction of their effects.
+-- Ids that were seen. Written in the transaction of their effects; nothing deletes them.
 CREATE TABLE oncebox_inbox_messages (
   consumer      INTEGER NOT NULL,
   source        INTEGER NOT NULL,
@@ -66,8 +66,8 @@ CREATE TABLE oncebox_inbox_messages (
   topic         INTEGER,
   partition     INTEGER,
   record_offset INTEGER,
-  -- Milliseconds since 1970 by the record itself, not by a clock here: the window is counted in
-  -- the time of the log, so that a long stop forgets nothing that the backlog still holds.
+  -- Milliseconds since 1970 by the record itself; by the clock here where it came through
+  -- inbox.once. Nothing is decided by it.
   record_time   INTEGER,
   -- CRC-32C of key and value: the same id with another value is a conflict, not a duplicate. Null
   -- where inbox.once was given no value.

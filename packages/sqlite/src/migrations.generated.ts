@@ -43,7 +43,7 @@ INSERT INTO oncebox_meta DEFAULT VALUES;
   {
     number: 2,
     name: "0002_inbox",
-    checksum: "68e6319b74e98558dea3c6033078204291b992d91da17eb717e813fcca268993",
+    checksum: "9493e7bb2bbaad9850b08bcb8a32418396e7432da12e0a9f38cb81de7cf2a662",
     sql: `-- The inbox: where each consumer stands in each partition, and which message ids it has seen.
 
 -- Consumer names as small integers. A name belongs to one Kafka group for ever; it is null for a
@@ -101,7 +101,7 @@ CREATE TABLE oncebox_inbox_partitions (
   PRIMARY KEY (consumer, topic, partition)
 ) STRICT, WITHOUT ROWID;
 
--- Ids seen inside the deduplication window. Written in the transaction of their effects.
+-- Ids that were seen. Written in the transaction of their effects; nothing deletes them.
 CREATE TABLE oncebox_inbox_messages (
   consumer      INTEGER NOT NULL,
   source        INTEGER NOT NULL,
@@ -112,8 +112,8 @@ CREATE TABLE oncebox_inbox_messages (
   topic         INTEGER,
   partition     INTEGER,
   record_offset INTEGER,
-  -- Milliseconds since 1970 by the record itself, not by a clock here: the window is counted in
-  -- the time of the log, so that a long stop forgets nothing that the backlog still holds.
+  -- Milliseconds since 1970 by the record itself; by the clock here where it came through
+  -- inbox.once. Nothing is decided by it.
   record_time   INTEGER,
   -- CRC-32C of key and value: the same id with another value is a conflict, not a duplicate. Null
   -- where inbox.once was given no value.

@@ -1,6 +1,6 @@
 /**
  * Positions moved by hand or by a policy, and the log of who did what. Decides nothing about where
- * to: it moves all or nothing, with the write lock heldAt, and fences whoever read there.
+ * to: it moves all or nothing, with the write lock held, and fences whoever read there.
  */
 import { type AuditEntry, ConfigurationError, type Moved, type StorageVerbs } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
