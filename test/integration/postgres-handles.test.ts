@@ -101,6 +101,16 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
       expect([await effects(), await nextOffset()]).toEqual([[], 0n]);
     });
 
+    // Guards the severity in postgres-errors.ts: the connection to a foreign server is not this one.
+    it("stays usable after the error of a foreign table, which is its author's", async () => {
+      const { tx, chunk, storage, pool } = await opened();
+      const raise = "RAISE EXCEPTION USING ERRCODE = '08001', MESSAGE = 'no foreign server'";
+      const error = await tx.query(`DO $$ BEGIN ${raise}; END $$`).catch((reason) => reason);
+      expect([error.code, storage.trouble(error)]).toEqual(["08001", null]);
+      expect(await chunk.rollback()).toBe(true);
+      expect(pool.idleCount).toBe(pool.totalCount);
+    });
+
     it.each([
       ["a commit in a text of several statements", "; COMMIT"],
       ["a commit, and another transaction", "; COMMIT; BEGIN"],

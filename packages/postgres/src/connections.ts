@@ -100,8 +100,10 @@ function connectionOf(
   let lost = false;
   let out = true;
   let lockWaitMs = 0;
-  const onEnd = () => {
+  const onEnd = (error?: unknown) => {
     lost = true;
+    // The same that a stream of a handler ends with, which nobody else sees.
+    errors.ours(error);
   };
   client.on("error", onEnd);
   client.on("end", onEnd);

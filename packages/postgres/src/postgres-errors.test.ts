@@ -1,26 +1,52 @@
 import { CommitUnknownError, HandlerError, StorageError } from "@oncebox/core";
 import { describe, expect, it } from "vitest";
-import { provesRollback, sqlState, storageErrors } from "./postgres-errors.ts";
+import { endsConnection, provesRollback, sqlState, storageErrors } from "./postgres-errors.ts";
 
-const server = (code: string) =>
-  Object.assign(new Error("said the server"), { code, severity: "ERROR" });
+const server = (code: string, severity = "ERROR") =>
+  Object.assign(new Error("said the server"), { code, severity });
 const network = (code: string) => Object.assign(new Error(code), { code });
 
 describe("trouble", () => {
   const errors = storageErrors();
+  const ours = (error: Error) => errors.trouble(errors.ours(error));
 
-  it.each(["08006", "57P01", "57P02", "57P03", "53100", "53300", "58030", "25006", "28P01"])(
-    "%s concerns the database as a whole",
-    (code) => expect(errors.trouble(server(code))).toBe("global"),
+  it.each(["53000", "53100", "53200", "58000", "58030", "25006"])(
+    "%s concerns the database as a whole, whatever met it",
+    (code) => expect(ours(server(code))).toBe("global"),
   );
+
+  // Guards the severity: as the error of one statement they came from a foreign table or a dblink,
+  // while this very connection goes on.
+  it.each([
+    "08000",
+    "08001",
+    "08003",
+    "08004",
+    "08006",
+    "28P01",
+    "3D000",
+    "53300",
+    "57P01",
+    "57P03",
+  ])("%s concerns the database where it ended the connection, and else its author", (code) => {
+    for (const severity of ["FATAL", "PANIC", "ВАЖНО"]) {
+      expect(ours(server(code, severity))).toBe("global");
+      expect(endsConnection(server(code, severity))).toBe(/^(08|57)/.test(code));
+    }
+    expect(ours(server(code))).toBeNull();
+    expect(endsConnection(server(code))).toBe(false);
+    // An answer to COMMIT is believed by no severity.
+    expect(provesRollback(server(code))).toBe(false);
+  });
 
   it.each(["40001", "40P01", "55P03", "57014", "25P03", "25P04"])(
     "%s concerns one transaction",
     (code) => expect(errors.trouble(server(code))).toBe("local"),
   );
 
-  it.each(["23505", "42P01", "22012", "P0001", "XX000", "25P02"])("%s is its author's", (code) =>
-    expect(errors.trouble(server(code))).toBeNull(),
+  it.each(["23505", "42P01", "22012", "P0001", "XX000", "25P02", "53400", "58P01", "58P02"])(
+    "%s is its author's",
+    (code) => expect(ours(server(code))).toBeNull(),
   );
 
   it("knows what the driver says without a code", () => {
@@ -28,27 +54,49 @@ describe("trouble", () => {
       "Connection terminated",
       "Connection terminated unexpectedly",
       "Connection terminated due to connection timeout",
+      "timeout expired",
       "Client has encountered a connection error and is not queryable",
       "Client was closed and is not queryable",
       "Cannot use a pool after calling end on the pool",
     ]) {
-      expect(errors.trouble(new Error(text))).toBe("global");
+      expect(ours(new Error(text))).toBe("global");
     }
     expect(errors.trouble(new Error("Query read timeout"))).toBe("local");
+  });
+
+  // Guards the proof of origin: a handler may work with another database, by the same driver.
+  it("blames this database for no error that came from elsewhere", () => {
+    const foreign = [
+      ...["Connection terminated unexpectedly", "timeout expired"].map((text) => new Error(text)),
+      ...["Client was closed and is not queryable", "Unable to acquire a connection"].map(
+        (text) => new Error(text),
+      ),
+      ...["57P01", "57P02", "57P03", "53300", "08006", "28P01"].map((code) =>
+        server(code, "FATAL"),
+      ),
+      ...["53100", "53200", "58030", "25006"].map((code) => server(code)),
+    ];
+    for (const error of foreign) {
+      expect(errors.trouble(error)).toBeNull();
+      expect(errors.trouble(new Error("in a handler", { cause: error }))).toBeNull();
+      // The proof reaches through what a driver or a pool puts around it.
+      expect(ours(new AggregateError([error]))).toBe("global");
+      expect(errors.trouble(error)).toBe("global");
+    }
   });
 
   it("knows it behind the statement that knex puts in front, and what pools say", () => {
     const lost = "Connection terminated unexpectedly";
     for (const statement of ["insert into a values (' - ')", "SELECT 1 -\n- 1", "COMMIT;"]) {
-      expect(errors.trouble(new Error(`${statement} - ${lost}`))).toBe("global");
+      expect(ours(new Error(`${statement} - ${lost}`))).toBe("global");
     }
     expect(provesRollback(new Error("begin; - Client was closed and is not queryable"))).toBe(true);
     // A handler's own words.
-    expect(errors.trouble(new Error(`the till said - ${lost}`))).toBeNull();
+    expect(ours(new Error(`the till said - ${lost}`))).toBeNull();
     expect(errors.trouble(new Error("timeout exceeded when trying to connect"))).toBe("local");
     const knex = "Knex: Timeout acquiring a connection. The pool is probably full.";
     expect(errors.trouble(new Error(knex))).toBe("local");
-    expect(errors.trouble(new Error("Unable to acquire a connection"))).toBe("global");
+    expect(ours(new Error("Unable to acquire a connection"))).toBe("global");
   });
 
   it("tells a broken connection of ours from one that a handler made to somewhere else", () => {
@@ -88,7 +136,8 @@ describe("trouble", () => {
     expect(errors.translated("x", server("42P01"))).toMatchObject({ code: "schema-missing" });
     const own = new StorageError("claim-timeout", "x");
     expect(errors.translated("y", own)).toBe(own);
-    expect(errors.trouble(new CommitUnknownError("x", { cause: server("57P01") }))).toBe("global");
+    const ended = errors.ours(server("57P01", "FATAL"));
+    expect(errors.trouble(new CommitUnknownError("x", { cause: ended }))).toBe("global");
   });
 });
 

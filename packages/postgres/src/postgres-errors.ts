@@ -4,18 +4,35 @@
  */
 import { ConfigurationError, OnceboxError, StorageError, type Trouble } from "@oncebox/core";
 
-/** SQLSTATEs and classes (two characters) that concern the database as a whole. */
+/** SQLSTATEs that concern the database as a whole, whichever statement met them. */
 const globalStates: ReadonlySet<string> = new Set([
+  "53000", // resources exhausted
+  "53100", // disk full
+  "53200", // out of memory
+  "58000", // the server's own system
+  "58030", // input/output error of the server
+  "25006", // read-only: failed over, and this connection leads to a replica now
+]);
+
+/**
+ * SQLSTATEs and classes (two characters) that concern it where the server ended or refused the
+ * connection with them. As the error of one statement, foreign tables and dblink pass them on from
+ * another server, while the connection goes on.
+ */
+const globalAtTheEnd: ReadonlySet<string> = new Set([
   "08", // connection exception
   "28", // credentials refused: being rotated, or the account is gone
   "3D", // the database does not exist (any more, or yet)
-  "53", // disk, memory or connections exhausted
+  "53300", // too many connections
   "57P01", // shut down by an administrator
   "57P02", // crash of another backend
   "57P03", // starting up or shutting down
   "57P05", // idle session time-out
-  "58", // input/output error of the server
-  "25006", // read-only: failed over, and this connection leads to a replica now
+]);
+
+/** What proves nothing in answer to COMMIT: wider than the above, since doubt costs a look only. */
+const doubtfulStates: ReadonlySet<string> = new Set([
+  ...["08", "28", "3D", "53", "57P01", "57P02", "57P03", "57P05", "58", "25006"],
 ]);
 
 /** SQLSTATEs that concern one transaction, which may pass when it is run again. */
@@ -31,7 +48,10 @@ const localStates: ReadonlySet<string> = new Set([
 /** A schema, table or column of ours is not there. */
 const missingStates: ReadonlySet<string> = new Set(["3F000", "42P01", "42703"]);
 
-/** Errors of the socket. Only those of our own connections count: a handler calls others as well. */
+/**
+ * Errors of the socket. Only those of our own connections count, as with all that is the trouble of
+ * the database as a whole: a handler calls others as well, and other databases by the same driver.
+ */
 const networkCodes: ReadonlySet<string> = new Set([
   ...["ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "EPIPE", "ETIMEDOUT", "ENOTFOUND"],
   ...[
@@ -77,6 +97,9 @@ export interface StorageErrors {
 
 export function storageErrors(): StorageErrors {
   const fromOurConnections = new WeakSet<object>();
+  const remember = (error: unknown) => {
+    for (const link of chainOf(error)) fromOurConnections.add(link);
+  };
   const trouble = (error: unknown): Trouble => {
     for (const link of chainOf(error)) {
       const found = troubleOf(link, fromOurConnections.has(link));
@@ -86,13 +109,13 @@ export function storageErrors(): StorageErrors {
   };
   return {
     ours: (error) => {
-      if (isObject(error)) fromOurConnections.add(error);
+      remember(error);
       return error;
     },
     trouble,
     translated: (doing, error) => {
       if (error instanceof OnceboxError) return error;
-      if (isObject(error)) fromOurConnections.add(error);
+      remember(error);
       const found = trouble(error);
       const state = sqlState(error);
       if (state !== null && missingStates.has(state)) {
@@ -126,13 +149,28 @@ function troubleOf(error: object, ours: boolean): Trouble {
   const state = sqlState(error);
   if (state !== null) {
     if (localStates.has(state)) return "local";
-    return globalStates.has(state) || globalStates.has(state.slice(0, 2)) ? "global" : null;
+    const ended = !ofOneStatement(error) && isAmong(globalAtTheEnd, state);
+    return ours && (globalStates.has(state) || ended) ? "global" : null;
   }
   const text = driverText(error);
   if (text === readTimeoutText || poolEmptyTexts.test(text)) return "local";
+  if (!ours) return null;
   if (lostTexts.test(text) || text === poolGoneText) return "global";
   const code = (error as { readonly code?: unknown }).code;
-  return ours && typeof code === "string" && networkCodes.has(code) ? "global" : null;
+  return typeof code === "string" && networkCodes.has(code) ? "global" : null;
+}
+
+/** By the state itself, or by its class. */
+function isAmong(states: ReadonlySet<string>, state: string): boolean {
+  return states.has(state) || states.has(state.slice(0, 2));
+}
+
+/**
+ * Whether the session goes on after it. Servers translate the word; one that says it in another
+ * language than English is taken to have ended the session, where the state can mean that.
+ */
+function ofOneStatement(error: unknown): boolean {
+  return isObject(error) && (error as { readonly severity?: unknown }).severity === "ERROR";
 }
 
 /** The error, then its causes: object-relational mappers wrap the driver's error in several ways. */
@@ -171,18 +209,18 @@ export function provesRollback(error: unknown): boolean {
   // Ended while it waited for a command: COMMIT had not arrived.
   if (state === "25P03") return true;
   if (state === "25P04" || state === "40003" || state.startsWith("XX")) return false;
-  return !globalStates.has(state) && !globalStates.has(state.slice(0, 2));
+  return !isAmong(doubtfulStates, state);
 }
 
 /** Whether no statement can be sent on this connection after the error. */
 export function endsConnection(error: unknown): boolean {
   const state = sqlState(error);
   if (state === null) return isObject(error) && lostTexts.test(driverText(error));
-  return endingStates.has(state) || state.startsWith("08");
+  return !ofOneStatement(error) && isAmong(endingStates, state);
 }
 
 const endingStates: ReadonlySet<string> = new Set([
-  ...["57P01", "57P02", "57P03", "57P05", "25P03", "25P04"],
+  ...["08", "57P01", "57P02", "57P03", "57P05", "25P03", "25P04"],
 ]);
 
 /** Whether the driver refused to send, knowing that the connection was gone. */
