@@ -7,7 +7,14 @@ import { join } from "node:path";
 import { manualClock, memoryBroker } from "@oncebox/testing";
 import Database from "better-sqlite3";
 import { expect, onTestFinished, test } from "vitest";
-import { createShop, install, invoiceMade, orderPlaced, PaymentDeclined } from "./shop.ts";
+import {
+  CreditExceeded,
+  createShop,
+  creditCentsMax,
+  install,
+  invoiceMade,
+  orderPlaced,
+} from "./shop.ts";
 
 /** One database, one broker, one clock; as many shops on them as a test wants to start. */
 async function world() {
@@ -19,6 +26,7 @@ async function world() {
   const connect = () => {
     const database = new Database(join(folder, "shop.db"));
     database.pragma("journal_mode = WAL");
+    database.pragma("synchronous = FULL");
     onTestFinished(() => {
       database.close();
     });
@@ -49,12 +57,11 @@ async function world() {
 }
 
 const order = { id: "o-1", customer: "ann", cents: 1_250 };
-const paid = () => true;
 
 test("an order becomes an invoice, and a message about it", async () => {
   const { clock, broker, open, close, invoices } = await world();
   const shop = await open();
-  shop.placeOrder(order, paid);
+  shop.placeOrder(order);
   await clock.runUntil(() => broker.admin.stored(invoiceMade.name).length === 1);
   expect(invoices()).toEqual([{ order_id: "o-1", cents: 1_250 }]);
   const [message] = broker.admin.stored(invoiceMade.name);
@@ -65,13 +72,16 @@ test("an order becomes an invoice, and a message about it", async () => {
   await close(shop);
 });
 
-test("a declined payment leaves neither an order nor a message", async () => {
+test("a refused order leaves neither an order nor a message", async () => {
   const { clock, broker, database, open, close } = await world();
   const shop = await open();
-  expect(() => shop.placeOrder(order, () => false)).toThrow(PaymentDeclined);
+  shop.placeOrder({ ...order, cents: creditCentsMax });
+  const second = { ...order, id: "o-2", cents: 1 };
+  expect(() => shop.placeOrder(second)).toThrow(CreditExceeded);
+  await clock.runUntil(() => broker.admin.stored(orderPlaced.name).length > 0);
   await clock.advance(60_000);
-  expect(database.prepare("SELECT * FROM orders").all()).toEqual([]);
-  expect(broker.admin.stored(orderPlaced.name)).toEqual([]);
+  expect(database.prepare("SELECT id FROM orders").pluck().all()).toEqual(["o-1"]);
+  expect(broker.admin.stored(orderPlaced.name)).toHaveLength(1);
   await close(shop);
 });
 
@@ -96,7 +106,7 @@ test("an answer of the broker that was lost has the message sent again, and hand
     lost += 1;
     return { kind: "unknown-stored" };
   };
-  shop.placeOrder(order, paid);
+  shop.placeOrder(order);
   await clock.runUntil(() => broker.admin.stored(orderPlaced.name).length === 2);
   await clock.advance(5_000);
   expect(lost).toBe(1);
@@ -108,7 +118,7 @@ test("where the group's offsets were never committed, nothing is handled again",
   const { clock, broker, open, close, invoices } = await world();
   broker.faults.onCommit = () => "lost";
   const shop = await open();
-  shop.placeOrder(order, paid);
+  shop.placeOrder(order);
   await clock.runUntil(() => invoices().length === 1);
   await close(shop);
   const { offsets } = await (async () => {
@@ -123,7 +133,7 @@ test("where the group's offsets were never committed, nothing is handled again",
   const next = await open();
   await clock.advance(60_000);
   expect(invoices()).toHaveLength(1);
-  next.placeOrder({ ...order, id: "o-2" }, paid);
+  next.placeOrder({ ...order, id: "o-2" });
   await clock.runUntil(() => invoices().length === 2);
   await close(next);
 });
@@ -133,7 +143,7 @@ test("an invoice that cannot be written is tried again, and nothing of it stays"
   // As long as there is no table, every attempt fails.
   database.exec("ALTER TABLE invoices RENAME TO away");
   const shop = await open();
-  shop.placeOrder(order, paid);
+  shop.placeOrder(order);
   await clock.advance(60_000);
   expect(shop.consumer.status()).toMatchObject([{ state: "blocked" }]);
   database.exec("ALTER TABLE away RENAME TO invoices");
