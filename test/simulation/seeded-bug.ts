@@ -12,6 +12,8 @@ export interface SeededBug {
   readonly without?: readonly Replacement[];
   /** Any of these counts. */
   readonly finds: readonly Finding[];
+  /** A seed that catches it, where that takes many: `npm test` tries it first. */
+  readonly seed?: number;
   /** For what lives in adapters: the test that is red on real servers when it is removed there. */
   readonly real?: string;
 }

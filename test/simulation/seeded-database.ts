@@ -46,6 +46,7 @@ export const databaseBugs: readonly SeededBug[] = [
     replace: noComparison,
     without: fewerLayers,
     finds: ["doubled", "movedBack", "inverted", "totals", "strayCommit"],
+    seed: 28,
     real: "I4: the position moves wherever it stands",
   },
   {
@@ -54,6 +55,7 @@ export const databaseBugs: readonly SeededBug[] = [
     replace: inFile(chunk, [firstLook, ""], [secondLook, "if (!row) throw claimLost(claim);"]),
     without: noComparison,
     finds: ["strayCommit"],
+    seed: 24,
     real: "I2: a chunk is opened under any claim",
   },
   {
@@ -72,6 +74,7 @@ export const databaseBugs: readonly SeededBug[] = [
       ]),
     ],
     finds: ["strayOpen", "strayCommit"],
+    seed: 36,
     real: "I2 the token fences, not the epoch: after a fail-over an old epoch may fit again",
   },
   {
@@ -84,6 +87,7 @@ export const databaseBugs: readonly SeededBug[] = [
     ),
     without: noComparison,
     finds: ["doubled", "movedBack", "strayCommit", "inverted", "totals"],
+    seed: 117,
     real: "I1: a chunk does not lock its partition's row",
   },
   {
@@ -124,6 +128,7 @@ export const databaseBugs: readonly SeededBug[] = [
       "",
     ]),
     finds: ["lost"],
+    seed: 28,
     real: "I3: an id taken by the record's own position is a duplicate",
   },
   {

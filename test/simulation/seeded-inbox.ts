@@ -50,6 +50,7 @@ export const inboxBugs: readonly SeededBug[] = [
     }`,
     ]),
     finds: ["strayClaim"],
+    seed: 13,
     real: "a batch left over from an earlier assignment is dropped, and claims nothing",
   },
   {
@@ -71,6 +72,7 @@ export const inboxBugs: readonly SeededBug[] = [
       "batch.fetchedOffset < end.offset",
     ]),
     finds: ["lost", "inverted"],
+    seed: 143,
   },
   {
     name: "filtered batch not counted",
@@ -117,6 +119,7 @@ export const inboxBugs: readonly SeededBug[] = [
       ],
     ),
     finds: ["unannounced"],
+    seed: 67,
     real: "B7: a position outside the log is moved to its start",
   },
   {
@@ -169,6 +172,7 @@ export const inboxBugs: readonly SeededBug[] = [
     why: "A chunk runs only where the row stands where the worker left it.",
     replace: inFile(chunk, ["transaction.nextOffset !== chunk.firstOffset", "false"]),
     finds: ["lost", "inverted"],
+    seed: 26,
   },
   {
     name: "lost claims are not looked for while idle",
@@ -191,6 +195,7 @@ export const inboxBugs: readonly SeededBug[] = [
       "failed: (error) => {\n        if (false)",
     ]),
     finds: ["absent", "undrained", "lost"],
+    seed: 16,
   },
   {
     name: "a hung handler is waited for",
@@ -221,6 +226,7 @@ export const inboxBugs: readonly SeededBug[] = [
     why: "A stop lets running chunks end within its deadline.",
     replace: inFile(consumer, ["await this.#atMost(left() - reserveMs, finished);", ""]),
     finds: ["hastyCut"],
+    seed: 69,
     real: "A8: finishes the running chunk, commits the group's offset, starts nothing new",
   },
 ];

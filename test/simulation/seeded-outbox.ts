@@ -29,6 +29,7 @@ export const outboxBugs: readonly SeededBug[] = [
     const floor = sent.reduce((high, each) => (each > high ? each : high), 0n);`,
     ]),
     finds: ["floorAnomaly", "unpublished"],
+    seed: 65,
     real: "O3: the highest settled position is taken for a floor",
   },
   {
@@ -75,6 +76,7 @@ export const outboxBugs: readonly SeededBug[] = [
       'return lane.state === "active" && now >= 0;',
     ]),
     finds: ["strayPublish"],
+    seed: 20,
     real: "are not sent when their lease is too short for a publish (A5)",
   },
   {
@@ -126,5 +128,6 @@ export const outboxBugs: readonly SeededBug[] = [
     ]),
     without: fewerLayers,
     finds: ["unpublished"],
+    seed: 65,
   },
 ];
