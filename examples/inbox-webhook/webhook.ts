@@ -14,7 +14,7 @@ export function createWebhook(pool: pg.Pool, secret: string): Hono {
   const inbox = createInbox({ name: "payments", storage });
 
   /** Of several at the same time, one is new, and the others wait until it is committed. */
-  const receive = (event: PaymentReceived, body: string) =>
+  const receive = (event: PaymentReceived, body: Uint8Array) =>
     storage.transaction(async (tx) => {
       const seen = await inbox.once(tx, { source: "provider", id: event.id, value: body });
       if (seen === "new") {
@@ -30,8 +30,8 @@ export function createWebhook(pool: pg.Pool, secret: string): Hono {
   const app = new Hono();
   app.get("/healthz", (context) => context.json({ ok: true }));
   app.post("/webhooks/payments", bodyLimit({ maxSize: bodyBytesMax }), async (context) => {
-    // The bytes that were signed: what is parsed and written anew need not be the same.
-    const body = await context.req.text();
+    // The bytes that were signed: what is decoded, or parsed and written anew, need not be the same.
+    const body = new Uint8Array(await context.req.arrayBuffer());
     const signature = context.req.header("x-signature") ?? "";
     if (!isGenuine(body, signature, secret)) return context.json({ error: "not signed" }, 401);
     const event = eventFrom(body);

@@ -26,8 +26,12 @@ describe("examples/inbox-webhook", () => {
     });
   }
 
-  async function send(event: object | string, options: { to?: number; signature?: string } = {}) {
-    const body = typeof event === "string" ? event : JSON.stringify(event);
+  async function send(
+    event: object | string | Buffer,
+    options: { to?: number; signature?: string } = {},
+  ) {
+    const text = typeof event === "string" ? event : JSON.stringify(event);
+    const body = Buffer.isBuffer(event) ? event : Buffer.from(text);
     const { to = 0, signature = signatureOf(body, secret) } = options;
     const answer = await fetch(`http://127.0.0.1:${ports[to]}/webhooks/payments`, {
       method: "POST",
@@ -88,6 +92,18 @@ describe("examples/inbox-webhook", () => {
     expect(await send(event)).toMatchObject({ status: 200 });
     expect(await send({ ...event, cents: 900 }, { to: 1 })).toMatchObject({ status: 409 });
     expect(await balanceOf(account)).toBe(500);
+  });
+
+  // Guards the signature's being held against the bytes: decoded, and encoded anew, these are others.
+  test("a genuine event counts whatever its bytes are: a byte order mark, bytes that are no text", async () => {
+    const account = uniqueName("account");
+    const event = () => Buffer.from(JSON.stringify({ id: uniqueName("event"), account, cents: 5 }));
+    const marked = Buffer.concat([Buffer.from([0xef, 0xbb, 0xbf]), event()]);
+    expect(await send(marked)).toMatchObject({ status: 200 });
+    const note = Buffer.from([...Buffer.from(',"note":"'), 0xff, ...Buffer.from('"}')]);
+    const noted = Buffer.concat([event().subarray(0, -1), note]);
+    expect(await send(noted)).toMatchObject({ status: 200 });
+    expect(await balanceOf(account)).toBe(10);
   });
 
   test("what is not signed, or no event, is refused", async () => {
