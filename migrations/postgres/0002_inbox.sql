@@ -60,13 +60,13 @@ CREATE TABLE inbox_partitions (
 -- keep every update a HOT one, so that neither the table nor its index grows.
 WITH (fillfactor = 10);
 
--- Ids seen inside the deduplication window. Written in the transaction of their effects.
+-- Ids that were seen. Written in the transaction of their effects. Nothing deletes them.
 CREATE TABLE inbox_messages (
   -- Offset of the record that took the id; null where it came through inbox.once.
   record_offset bigint,
-  -- Milliseconds since 1970 by the record itself, not by a clock here: the window is counted in
-  -- the time of the log, so that a long stop forgets nothing that the backlog still holds. Not a
-  -- timestamptz: a producer may write any number.
+  -- Milliseconds since 1970 by the record itself, or by this database's clock where the id came
+  -- through inbox.once. For people: nothing is decided by it. Not a timestamptz: a producer may
+  -- write any number.
   record_time   bigint,
   consumer      integer NOT NULL,
   source        integer NOT NULL,

@@ -136,7 +136,7 @@ function outcomeOf({ claim, topicId }: ClaimKey, record: RecordRef, taker: Taker
 function takerGone(): StorageError {
   return new StorageError(
     "storage-conflict",
-    "an id was taken when it was recorded and free when it was looked up: it was pruned in between",
+    "an id was taken when it was recorded and free when it was looked up: its row was deleted in between",
     { retryable: true },
   );
 }

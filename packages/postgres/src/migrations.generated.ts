@@ -42,7 +42,7 @@ INSERT INTO meta DEFAULT VALUES;
   {
     number: 2,
     name: "0002_inbox",
-    checksum: "4c1bcc41e22194f598618e0b0ab53e5c6b77ab5498b35c8c93de9aa0f7d62a6c",
+    checksum: "e9c73004d940dbe502170edf28d1e359b5b69b3c18fb979a681db0b4ccb82401",
     sql: `-- The inbox: where each consumer stands in each partition, and which message ids it has seen.
 
 -- Consumer names as small integers. A name belongs to one Kafka group for ever; it is null for a
@@ -105,13 +105,13 @@ CREATE TABLE inbox_partitions (
 -- keep every update a HOT one, so that neither the table nor its index grows.
 WITH (fillfactor = 10);
 
--- Ids seen inside the deduplication window. Written in the transaction of their effects.
+-- Ids that were seen. Written in the transaction of their effects. Nothing deletes them.
 CREATE TABLE inbox_messages (
   -- Offset of the record that took the id; null where it came through inbox.once.
   record_offset bigint,
-  -- Milliseconds since 1970 by the record itself, not by a clock here: the window is counted in
-  -- the time of the log, so that a long stop forgets nothing that the backlog still holds. Not a
-  -- timestamptz: a producer may write any number.
+  -- Milliseconds since 1970 by the record itself, or by this database's clock where the id came
+  -- through inbox.once. For people: nothing is decided by it. Not a timestamptz: a producer may
+  -- write any number.
   record_time   bigint,
   consumer      integer NOT NULL,
   source        integer NOT NULL,

@@ -69,7 +69,7 @@ async function outcomesOf(
   for (const [place, index] of doubtful.entries()) {
     const taker = takers[place];
     if (taker?.taken !== true) {
-      throw new StorageError("storage-conflict", "an id was pruned while it was recorded", {
+      throw new StorageError("storage-conflict", "an id's row was deleted while it was looked up", {
         retryable: true,
       });
     }

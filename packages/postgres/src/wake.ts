@@ -19,8 +19,6 @@ const notifyEveryMs = 20;
 /** A relay that was told to expect rows looks often for longer than this. */
 const expectEveryMs = 500;
 const reconnectMs = { first: 100, most: 5_000 };
-/** In a smaller pool the connection that listens would be missing where the work is done. */
-const poolSizeMin = 3;
 
 export interface WakeOptions {
   readonly connections: Connections;
@@ -57,7 +55,7 @@ export function createWake(options: WakeOptions): Wake & { readonly close: () =>
       // An object of its own for each call: the same listener may be given twice.
       const entry = { ...listener };
       listeners.add(entry);
-      if (options.connections.poolSize >= poolSizeMin) await ear.open();
+      await ear.open();
       return async () => {
         listeners.delete(entry);
         if (listeners.size === 0) await ear.close();
