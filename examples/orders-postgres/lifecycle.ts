@@ -1,5 +1,6 @@
 // Owns the life of a service's process: it starts, runs until a signal, and stops in order by its
-// deadline. Exit codes: 0 stopped as asked, 1 could not start or could not stop in time.
+// deadline. Exit codes: 0 stopped as asked, 1 could not start or could not stop in time, 130 and 143
+// cut off by a second signal.
 
 import { BadEnvironment } from "./config.ts";
 import { log } from "./log.ts";
@@ -35,7 +36,11 @@ export async function orExit<T>(prepare: () => T | Promise<T>): Promise<T> {
   }
 }
 
-/** Resolves when it has started. A second signal of the same name ends the process the hard way. */
+const exitCodes = { SIGINT: 130, SIGTERM: 143 } as const;
+// npm passes on a signal that the terminal has sent to all of its group: the same one, twice.
+const doubledWithinMs = 1_000;
+
+/** Resolves when it has started. A second signal, a second later, ends the process the hard way. */
 export async function live({ deadlineMs, start, stops }: Life): Promise<void> {
   let ending: Promise<void> | undefined;
   const end = (code: number, why: string) => {
@@ -63,10 +68,17 @@ export async function live({ deadlineMs, start, stops }: Life): Promise<void> {
     log("info", "service.stopped", { exitCode });
     process.exit(exitCode);
   };
+  let asked = Number.POSITIVE_INFINITY;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    process.once(signal, () => void end(0, signal));
-    // A second one, which npm passes on, too, must not cut off what the first has begun.
-    process.on(signal, () => {});
+    process.on(signal, () => {
+      const now = performance.now();
+      if (now - asked > doubledWithinMs) {
+        log("warn", "service.stop-cut", { why: signal });
+        process.exit(exitCodes[signal]);
+      }
+      asked = Math.min(asked, now);
+      void end(0, signal);
+    });
   }
   try {
     await start();
