@@ -8,7 +8,7 @@ import { guarded, type Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
 import { checkOptions, oneOf } from "../options.ts";
 import type { GroupOffset, RecordBatch, TopicPartition } from "../ports/broker.ts";
-import { type Clock, systemClock } from "../ports/clock.ts";
+import { type Clock, systemClock, within } from "../ports/clock.ts";
 import type { PartitionClaim } from "../ports/storage.ts";
 import { type Service, service } from "../service.ts";
 import type { Topic } from "../topic.ts";
@@ -380,8 +380,6 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   }
 
   async #atMost(ms: number, work: Promise<unknown>): Promise<void> {
-    const enough = new AbortController();
-    await Promise.race([work, this.#clock.sleep(ms, enough.signal)]);
-    enough.abort();
+    await within(this.#clock, ms, work, null);
   }
 }

@@ -16,6 +16,7 @@
  */
 import { type OnceboxError, PermanentError } from "../errors.ts";
 import type { FetchPosition } from "../ports/broker.ts";
+import { within } from "../ports/clock.ts";
 import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
 import type { Chunk, ChunkOutcome } from "./chunk.ts";
@@ -150,10 +151,8 @@ export class PartitionWorker {
    * not keep its permit and its connection for ever. Never rejects.
    */
   async #cutLater(): Promise<void> {
-    const finished = new AbortController();
-    const late = this.#context.clock.sleep(this.#context.sessionTimeoutMs, finished.signal);
-    await Promise.race([this.done, late]);
-    finished.abort();
+    const { clock, sessionTimeoutMs } = this.#context;
+    await within(clock, sessionTimeoutMs, this.done, null);
     this.#voided.abort();
   }
 
