@@ -22,7 +22,7 @@ export function memorySide(
   const storages = new Map<Actor, MemoryStorage>();
   return {
     name: "memory",
-    abilities: { wire: true, writers: "many", aborts: true, handles: true },
+    abilities: { wire: true, writers: "many", aborts: true, handles: true, behindEnd: "stands" },
     storageOf: (actor) => {
       // The real ones are given no time to end what is idle, nor is this one.
       const options = { database, name: actor, idleInTransactionTimeoutMs: null };

@@ -57,7 +57,7 @@ export async function postgresPlace(
   const of = (actor: Actor) => processes.get(actor) as Process;
   const side: StorageSide<ClientBase> = {
     name: pipeline ? "PostgreSQL, pipelined" : "PostgreSQL",
-    abilities: { wire: true, writers: "many", aborts: true, handles: true },
+    abilities: { wire: true, writers: "many", aborts: true, handles: true, behindEnd: "stands" },
     storageOf: (actor) => of(actor).storage,
     begin: async () => {
       const tx = await application.connect();

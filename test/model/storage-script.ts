@@ -135,6 +135,8 @@ export interface Abilities {
   readonly aborts: boolean;
   /** A handle is the storage's own: it dies, and can be told from any other. */
   readonly handles: boolean;
+  /** What a handler writes when it has ended its transaction stands by itself, or is refused. */
+  readonly behindEnd: "stands" | "refused";
 }
 
 const wireSteps: ReadonlySet<Step["do"]> = new Set(["cut", "deliver", "destroy", "pass", "wait"]);
@@ -143,12 +145,16 @@ const wireSteps: ReadonlySet<Step["do"]> = new Set(["cut", "deliver", "destroy",
 export function fits({ steps }: Script, able: Abilities): boolean {
   const open = new Set<string>();
   const over = new Set<string>();
+  const ended = new Set<string>();
   for (const step of steps) {
     const used = "in" in step ? step.in : "of" in step ? step.of : null;
     // Nothing can be said to what has no handle of its own when it is over.
     if (!able.handles && used !== null && over.has(used)) return false;
     if (!able.wire && (wireSteps.has(step.do) || "fault" in step)) return false;
     if (!able.aborts && step.do === "fail") return false;
+    if (step.do === "end secretly" && !step.begin) ended.add(step.in);
+    const behind = step.do === "effect" && ended.has(step.in);
+    if (able.behindEnd === "refused" && behind) return false;
     if (!able.handles && (step.do === "handle" || step.do === "end secretly")) return false;
     if (able.writers === "many") continue;
     if (step.do === "commit" || step.do === "rollback") {

@@ -17,14 +17,6 @@ const claims: readonly Script[] = [
     steps: [...chunk, claim("b", "b1"), rollback("k"), open("b1", "n", 0, 1), commit("n", 2)],
   },
   {
-    name: "two claims wait in line, and the last of them owns",
-    steps: [
-      ...[...chunk, claim("b", "b1"), claim("c", "c1"), commit("k", 2)],
-      { do: "lost", by: "a", claims: ["a1", "b1", "c1"] },
-      ...[open("b1", "n", 2), open("c1", "m", 2), commit("m", 3)],
-    ],
-  },
-  {
     name: "a fenced owner can open nothing",
     steps: [register("a", 0), claim("a", "a1"), claim("b", "b1"), open("a1", "k", 0)],
   },

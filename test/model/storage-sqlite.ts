@@ -12,10 +12,10 @@ import type { StorageSide } from "./storage-side.ts";
 
 const oneWriter = { wire: false, writers: "one", aborts: false } as const;
 
-export const knexAbilities: Abilities = { ...oneWriter, handles: true };
+export const knexAbilities: Abilities = { ...oneWriter, handles: true, behindEnd: "refused" };
 
 /** A handler gets the Database itself, which lives on and can refuse nothing. */
-export const nativeAbilities: Abilities = { ...oneWriter, handles: false };
+export const nativeAbilities: Abilities = { ...oneWriter, handles: false, behindEnd: "refused" };
 
 export interface SqlitePlace<Tx> {
   readonly side: StorageSide<Tx>;

@@ -20,6 +20,7 @@ export class Happenings {
   readonly #undo = new Set<() => void>();
   #backup: Snapshot;
   #backupAt = 0;
+  restored = false;
   /** Partitions whose position may have been moved back by somebody. */
   readonly moved = new Set<number>();
   /** What was done to logs that takes records away before they were read. */
@@ -114,6 +115,7 @@ export class Happenings {
         this.#later(ms % outageMaxMs, () => claimer.thaw());
       }
       this.#world.forgetPositions();
+      this.restored = true;
       for (let at = 0; at < this.#world.plan.partitions; at += 1) this.moved.add(at);
       return true;
     },

@@ -51,6 +51,8 @@ export class Manners {
   readonly #leavingAt = new Map<string, number>();
   /** The offset that failed last under the claim at hand. */
   readonly #failed = new Map<string, bigint>();
+  readonly #claimedEpoch = new Map<string, bigint>();
+  readonly #openedEpoch = new Map<string, bigint>();
 
   constructor(world: World) {
     this.#world = world;
@@ -83,7 +85,8 @@ export class Manners {
 
   /** After a failure the message runs alone, so that it fails nobody else. */
   #retried(worker: string, event: OnceboxEvent & { type: "inbox.chunk-opening" }): void {
-    const { partition, firstOffset, endOffset, messages } = event;
+    const { partition, firstOffset, endOffset, messages, epoch } = event;
+    this.#openedEpoch.set(`${worker} ${partition}`, epoch);
     const failed = this.#failed.get(`${worker} ${partition}`);
     if (failed === undefined || failed < firstOffset || failed >= endOffset) return;
     if (messages > 1) this.found.crowdedRetry.push(`${partition}@${failed} by ${worker}`);
@@ -107,13 +110,14 @@ export class Manners {
     } else if (event.type === "inbox.claimed") {
       this.#claimedAt.set(`${worker} ${event.partition}`, this.#world.clock.now());
       this.#failed.delete(`${worker} ${event.partition}`);
+      this.#claimedEpoch.set(`${worker} ${event.partition}`, event.epoch);
       const own = this.#assigned.get(worker)?.has(event.partition) ?? false;
       if (!own) this.found.strayClaim.push(`${event.partition} by ${worker}`);
     } else if (event.type === "inbox.blocked") {
-      // One that hung may belong to an assignment that is over.
-      if (event.error.code !== "handler-timed-out") {
-        this.#failed.set(`${worker} ${event.partition}`, event.offset);
-      }
+      const at = `${worker} ${event.partition}`;
+      // A chunk of an assignment that is over may fail under the next one's claim.
+      const own = this.#openedEpoch.get(at) === this.#claimedEpoch.get(at);
+      if (own && event.error.code !== "handler-timed-out") this.#failed.set(at, event.offset);
     } else if (event.type === "inbox.chunk-opening") this.#retried(worker, event);
     else if (event.type === "inbox.chunk-cut") {
       // Nothing passes between the two where the stop does not wait.

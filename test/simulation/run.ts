@@ -163,6 +163,8 @@ class Run {
 
   /** What a person does about partitions whose position was lost. */
   #repair(): void {
+    // An operator's seek may have been undone by a restore: the status says so still.
+    for (const worker of this.#workers) for (const at of worker.displaced) this.#waiting.add(at);
     for (const partition of this.#waiting) {
       const seeking = this.#operator.seek({
         ...{ consumer: consumerName, topic: orders.name, partitions: [partition] },

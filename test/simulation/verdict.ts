@@ -194,10 +194,12 @@ function wrongTotals({ database }: World, effects: readonly Effect[]): readonly 
 function unannounced(
   { gone }: World,
   { announced }: Witness,
-  { losses }: Happenings,
+  { losses, restored }: Happenings,
   effects: readonly Effect[],
 ): readonly string[] {
   const applied = new Set(effects.map(({ id }) => id));
+  // A database that was set back to before the consumer's start has it begin anew.
+  if (restored) return [];
   return losses
     .filter(({ act, partition }) => {
       const here = losses.filter((loss) => loss.partition === partition);

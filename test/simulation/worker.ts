@@ -171,6 +171,13 @@ export class Worker {
     this.leave();
   }
 
+  /** Partitions that wait for a person. */
+  get displaced(): readonly number[] {
+    if (!this.running) return [];
+    const status = this.#consumer?.status() ?? [];
+    return status.filter(({ state }) => state === "displaced").map(({ partition }) => partition);
+  }
+
   pause(): void {
     this.#consumer?.pause();
   }
