@@ -11,6 +11,7 @@ import { endToEnd, latency } from "./end-to-end.ts";
 import { identity } from "./identity.ts";
 import { knexAgainstPg, outboxRow } from "./knex.ts";
 import { relayDrain } from "./relay.ts";
+import { sqliteChunk, sqliteOutboxRow } from "./sqlite.ts";
 import { takeover } from "./takeover.ts";
 
 export interface Servers {
@@ -28,6 +29,8 @@ const cases: Readonly<Record<string, (servers: Servers) => Promise<string>>> = {
   backlog,
   knex: knexAgainstPg,
   "outbox-row": outboxRow,
+  sqlite: sqliteChunk,
+  "sqlite-row": sqliteOutboxRow,
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" } } });
