@@ -314,6 +314,22 @@ describe("the group's offset", () => {
     expect(scene.group.offsets).toMatchObject([{ offset: 10n }]);
   });
 
+  it("is not written with positions of an assignment that ended while Kafka was asked", async () => {
+    // Guards the look at the assignment behind the wait: under the new membership Kafka would store them.
+    const scene = makeConsumer();
+    let tell = () => {};
+    scene.group.answers = new Promise((resolve) => {
+      tell = resolve;
+    });
+    await scene.consumer.start();
+    await scene.assigned();
+    await scene.advance(2_000);
+    await scene.assigned([]);
+    tell();
+    await settled();
+    expect(scene.group.offsets).toEqual([]);
+  });
+
   it("above it because an operator moved the position is not", async () => {
     // Guards: the epoch of the last seek reaches the comparison.
     const metadata = offsetMetadata({ incarnation: "db-1", epoch: 3n }, 12n);

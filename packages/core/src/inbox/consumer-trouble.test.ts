@@ -29,6 +29,18 @@ it("a partition that is taken over again and again is claimed back less and less
   expect(claims()).toBe(6);
 });
 
+it("an operator who seeks again and again waits no longer each time", async () => {
+  // Guards the reset in #claimNow: docs/operator.md promises one to two heartbeats for every seek.
+  const scene = await reading();
+  for (let seek = 1; seek <= 5; seek += 1) {
+    scene.row.epoch += 1n;
+    scene.row.soughtEpoch = scene.row.epoch;
+    scene.row.nextOffset = BigInt(seek);
+    await scene.advance(8_500);
+    expect(scene.position()).toBe(BigInt(seek));
+  }
+});
+
 it("an outage is no part of the trouble of a single message", async () => {
   // Guards the count of reruns by kind: a message is set apart after local trouble only.
   let outage = true;

@@ -205,6 +205,8 @@ export class PartitionWorker {
     const known = this.#nextOffset;
     // After an operator's seek it may lie anywhere.
     const sought = claim.soughtEpoch > this.#lastEpoch;
+    // Nobody takes turns with an operator.
+    if (sought) this.#fences = 0;
     if (known !== null && nextOffset < known && !sought) this.#rewound(known, nextOffset);
     this.#lastEpoch = epoch;
     this.#claim = claim;
