@@ -205,17 +205,15 @@ async function produceAndChurn(
 
 /**
  * Until some worker has said, of each partition, that the database's position is the log's end. Or,
- * where Kafka is trusted, until the group's offset is there and whoever held the records is not.
+ * where Kafka is trusted, that it goes on from there because the group's offset says so.
  */
 async function drained(crew: Crew, logEnds: readonly LogEnd[]): Promise<void> {
   for (const { topic, partition, end } of logEnds) {
-    let handedOut = false;
     const reached = ({ step: { step, data = {} } }: Heard) => {
       const [place, groupOffset = -1] = String(data.what).split("@");
-      if (place === `${topic}/${partition}` && BigInt(groupOffset) >= end) handedOut = true;
+      if (place === `${topic}/${partition}`) return BigInt(groupOffset) >= end;
       if (step !== "inbox.chunk-committed" && step !== "inbox.claimed") return false;
-      if (Number(data.partition) !== partition) return false;
-      return BigInt(String(data.nextOffset)) >= end || (step === "inbox.claimed" && handedOut);
+      return Number(data.partition) === partition && BigInt(String(data.nextOffset)) >= end;
     };
     if (end > 0n) await crew.waitFor(`partition ${partition} to reach ${end}`, reached);
   }
