@@ -64,7 +64,7 @@ export default defineConfig({
           include: ["test/integration/kafka-cluster*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          fileParallelism: false,
+          maxWorkers: 2,
           sequence: { groupOrder: 3 },
         },
       },
