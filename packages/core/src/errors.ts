@@ -34,6 +34,7 @@ export type ErrorCode =
   | "transaction-finished"
   | "transaction-aborted"
   | "transaction-ended-early"
+  | "transaction-shared"
   | "commit-unknown"
   // BrokerError: Kafka, or the connection to it
   | "topic-missing"

@@ -14,7 +14,7 @@ export {
   TransactionFinishedError,
 } from "./errors.ts";
 export type { DropReason, Observer, OnceboxEvent } from "./events.ts";
-export { crc32c, laneCount, laneOf, murmur2 } from "./hashes.ts";
+export { crc32c, laneCount, laneOf, murmur2, sha256First16 } from "./hashes.ts";
 export { createConsumer } from "./inbox/consumer.ts";
 export type { ConsumerOptions, SyncConsumerOptions } from "./inbox/consumer-options.ts";
 export type { Consumer, SyncConsumer } from "./inbox/consumer-service.ts";
@@ -91,21 +91,38 @@ export type {
 } from "./ports/broker.ts";
 export { type Clock, systemClock, within } from "./ports/clock.ts";
 export type {
+  LaneLease,
+  LeaseAnswer,
+  LeaseRequest,
+  OutboxEntry,
+  OutboxRead,
+  OutboxRow,
+  Wake,
+} from "./ports/outbox.ts";
+export type {
+  ParkedError,
+  ParkedFilter,
+  ParkedMessage,
+  ParkedOutcome,
+  ParkedPage,
+  ParkedRecord,
+  ParkedState,
+  ParkedTurn,
+  ToPark,
+} from "./ports/parking.ts";
+export type {
   Audit,
   AuditEntry,
   ChunkTransaction,
   ConsumerPositions,
-  LaneLease,
+  HandlerHandle,
+  HandlerTransaction,
   LastRecord,
-  LeaseAnswer,
-  LeaseRequest,
   LogMark,
   MessageRef,
   Move,
   Moved,
-  OutboxEntry,
-  OutboxRead,
-  OutboxRow,
+  ParkedTransaction,
   PartitionClaim,
   PartitionPosition,
   PartitionRef,
@@ -118,7 +135,6 @@ export type {
   SyncChunk,
   SyncStorage,
   Trouble,
-  Wake,
 } from "./ports/storage.ts";
 export type { Service } from "./service.ts";
 export {

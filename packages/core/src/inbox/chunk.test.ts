@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { clockByHand } from "../clock-by-hand.ts";
 import { textOf } from "../message.ts";
-import type { OutboxEntry, Storage } from "../ports/storage.ts";
+import type { OutboxEntry } from "../ports/outbox.ts";
+import type { Storage } from "../ports/storage.ts";
 import { checkConsumerOptions } from "./consumer-options.ts";
 import { makeConsumer } from "./consumer-scene.ts";
 

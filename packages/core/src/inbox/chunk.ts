@@ -286,6 +286,7 @@ export function recordRefs(claim: PartitionClaim, records: readonly BrokerRecord
       ...lastRecordOf(record),
       source: sourceOf(record.headers, topic),
       id: id === null ? null : replayedIdBytes(idBytesOf(id), record.offset, replay),
+      key: record.key,
     };
   });
 }

@@ -1,13 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { ClaimLostError, StorageError } from "../errors.ts";
 import { utf8 } from "../message.ts";
-import type {
-  OutboxEntry,
-  PartitionClaim,
-  Recorded,
-  SyncChunk,
-  SyncStorage,
-} from "../ports/storage.ts";
+import type { OutboxEntry } from "../ports/outbox.ts";
+import type { PartitionClaim, Recorded, SyncChunk, SyncStorage } from "../ports/storage.ts";
 import type { ChunkRun } from "./chunk.ts";
 import type { Handler } from "./handler.ts";
 import { chunkRunner } from "./sync-chunk.ts";

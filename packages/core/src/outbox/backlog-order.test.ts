@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { expect, it } from "vitest";
 import { textOf, utf8 } from "../message.ts";
 import type { PublishResult } from "../ports/broker.ts";
-import type { OutboxRow } from "../ports/storage.ts";
+import type { OutboxRow } from "../ports/outbox.ts";
 import { Backlog } from "./backlog.ts";
 import type { HeldLane } from "./lanes.ts";
 import type { Entry } from "./queue.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { textOf, utf8 } from "../message.ts";
 import type { PublishResult } from "../ports/broker.ts";
-import type { OutboxRow } from "../ports/storage.ts";
+import type { OutboxRow } from "../ports/outbox.ts";
 import { Backlog } from "./backlog.ts";
 import type { HeldLane } from "./lanes.ts";
 import { type Entry, sentBytes } from "./queue.ts";

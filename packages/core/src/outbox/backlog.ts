@@ -13,7 +13,7 @@
  * narrowest scope to the widest before a new one is made.
  */
 import type { PublishResult } from "../ports/broker.ts";
-import type { OutboxRow } from "../ports/storage.ts";
+import type { OutboxRow } from "../ports/outbox.ts";
 import type { HeldLane } from "./lanes.ts";
 import { createQueue, type Entry, type Queue, sentBytes } from "./queue.ts";
 

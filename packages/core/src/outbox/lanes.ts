@@ -7,7 +7,7 @@
  *                        └──taken over────────┴──▶ lost
  */
 import { laneCount } from "../hashes.ts";
-import type { LaneLease, LeaseAnswer } from "../ports/storage.ts";
+import type { LaneLease, LeaseAnswer } from "../ports/outbox.ts";
 
 /**
  * One lease of one lane. Another lease of the same lane is another object: what was read under the

@@ -4,7 +4,8 @@ import { BrokerError } from "../errors.ts";
 import type { OnceboxEvent } from "../events.ts";
 import { utf8 } from "../message.ts";
 import type { Broker, OutgoingRecord } from "../ports/broker.ts";
-import type { LaneLease, LeaseRequest, OutboxRow, Storage } from "../ports/storage.ts";
+import type { LaneLease, LeaseRequest, OutboxRow } from "../ports/outbox.ts";
+import type { Storage } from "../ports/storage.ts";
 import { createOutboxRelay } from "./outbox-relay.ts";
 
 const sweepIntervalMs = 60_000;

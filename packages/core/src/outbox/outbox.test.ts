@@ -5,7 +5,8 @@ import { laneOf } from "../hashes.ts";
 import { derivedId } from "../ids.ts";
 import { checkOutgoing, messageBytesMax, type OutgoingMessage, textOf, utf8 } from "../message.ts";
 import type { Clock } from "../ports/clock.ts";
-import type { OutboxEntry, Storage } from "../ports/storage.ts";
+import type { OutboxEntry } from "../ports/outbox.ts";
+import type { Storage } from "../ports/storage.ts";
 import { defineTopic, json } from "../topic.ts";
 import { createOutbox, handlerOutbox } from "./outbox.ts";
 

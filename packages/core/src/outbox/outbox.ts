@@ -8,7 +8,8 @@ import { derivedId, uuidv7 } from "../ids.ts";
 import { checkOutgoing, keyBytesOf, type OutgoingMessage, utf8 } from "../message.ts";
 import { checkOptions, having, optional, type Rule } from "../options.ts";
 import { type Clock, systemClock } from "../ports/clock.ts";
-import type { OutboxEntry, Storage, SyncStorage } from "../ports/storage.ts";
+import type { OutboxEntry } from "../ports/outbox.ts";
+import type { Storage, SyncStorage } from "../ports/storage.ts";
 
 export interface OutboxOptions<Tx> {
   /** The database whose transactions carry the messages. */

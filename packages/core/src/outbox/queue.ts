@@ -1,5 +1,5 @@
 /** Rows in the order in which they must be sent: by position within each lane. */
-import type { OutboxRow } from "../ports/storage.ts";
+import type { OutboxRow } from "../ports/outbox.ts";
 import type { HeldLane } from "./lanes.ts";
 
 /** A row that was read, with the lease it was read under. */

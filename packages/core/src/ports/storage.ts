@@ -1,10 +1,11 @@
 /**
- * The storage port: what the core asks of a database, promises T1, I1 to I5, O1 to O6, M1. An adapter
+ * The storage port: what the core asks of a database, promises T1, I1 to I6, O1 to O6, M1. An adapter
  * holds facts (rows, locks, the database's clock); when, how often and whether to give up is decided
  * in the core. Properties, not methods, because methods are bivariant and would let one driver's
  * storage pass for another's.
  */
-import type { Headers } from "../message.ts";
+import type { OutboxEntry, OutboxVerbs } from "./outbox.ts";
+import type { ParkedTurn, ParkingVerbs, ToPark } from "./parking.ts";
 
 /** What a chunk records of one message. */
 export interface RecordRef {
@@ -15,6 +16,8 @@ export interface RecordRef {
   /** 16 bytes, or null: then the offset alone protects. */
   readonly id: Uint8Array | null;
   readonly checksum: number;
+  /** As in the log: what is parked of it holds this record up. Null: nothing does. */
+  readonly key: Uint8Array | null;
 }
 
 /** An id recorded outside a partition, by `inbox.once`. */
@@ -27,10 +30,11 @@ export interface MessageRef {
 }
 
 /**
- * `new`: recorded now. `duplicate`: recorded by another position, with the same checksum.
- * `conflict`: the same id with another checksum. `done`: below `next_offset`.
+ * `new`: recorded now. `duplicate`: recorded by another position, with the same checksum, or parked
+ * already. `conflict`: the same id with another checksum. `done`: below `next_offset`. `held`: recorded
+ * now, but a message of its key is parked in its partition.
  */
-export type Recorded = "new" | "duplicate" | "conflict" | "done";
+export type Recorded = "new" | "duplicate" | "conflict" | "done" | "held";
 
 /** The key of one partition's row. */
 export interface PartitionRef {
@@ -76,6 +80,10 @@ export interface PartitionClaim extends PartitionRef {
   readonly replay: Replay;
   /** The epoch at the last seek: a group offset written up to then may lie above the position. */
   readonly soughtEpoch: bigint;
+  /** Claims in a row, with this one, that neither moved the position nor were given up alive. */
+  readonly stalledClaims: number;
+  /** The record that was being tried alone when an earlier claim ended; null: none. */
+  readonly trying: { readonly offset: bigint; readonly claims: number } | null;
   /** Identifies this database; goes into the metadata of the group's offsets. */
   readonly incarnation: string;
 }
@@ -110,7 +118,7 @@ export interface AuditEntry extends Audit {
   /** Milliseconds since 1970 by the database's clock. */
   readonly at: number;
   readonly consumer: string;
-  readonly action: "seek" | "adopt" | "sync-offsets";
+  readonly action: "seek" | "adopt" | "sync-offsets" | "redrive" | "skip";
   /** What was done, as JSON; offsets are strings. */
   readonly details: Readonly<Record<string, unknown>>;
 }
@@ -125,76 +133,54 @@ export interface Moved extends Move {
   readonly from: bigint;
 }
 
+/** The handle of one handler. */
+export interface HandlerHandle<Tx> {
+  readonly tx: Tx;
+  /** From now on the handle is dead. */
+  readonly end: () => void;
+  /** Whether a statement was refused because the transaction is shared with other handlers. */
+  readonly refused: () => boolean;
+}
+
 /**
- * One transaction over the records of one partition. Exactly one of `commit`, `rollback` and
- * `destroy` ends it, and the connection behind it is clean or gone afterwards.
+ * One transaction that handlers work in. Exactly one of `commit`, `rollback` and `destroy` ends it, and
+ * the connection behind it is clean or gone afterwards.
  */
-export interface ChunkTransaction<Tx> {
-  /** The position read behind the partition's lock. */
-  readonly nextOffset: bigint;
-  /** One entry for each record given to `open`, in the same order. */
-  readonly recorded: readonly Recorded[];
-  /** The handle for one handler: dead after `end()`, refuses to end the transaction. */
-  readonly handle: () => { readonly tx: Tx; readonly end: () => void };
+export interface HandlerTransaction<Tx> {
   /**
-   * I4, I5. Advances `next_offset` from the value read at `open` as the last statement, with the mark
-   * of the log at the new position (a null `last` leaves the last record as it was), and commits.
-   * Throws ClaimLostError (nothing committed), StorageError `transaction-aborted` (a failed
-   * statement was swallowed) or `transaction-ended-early` (somebody ended the transaction), and
-   * CommitUnknownError.
+   * The handle for one handler: dead after `end()`, refuses to end the transaction. `shared`: other
+   * handlers use the transaction at the same time, so it refuses, before anything is sent, all that
+   * would work on theirs as well (SAVEPOINT, RELEASE, ROLLBACK TO, SET, nested transactions) with
+   * StorageError `transaction-shared`.
    */
-  readonly commit: (nextOffset: bigint, mark: LogMark) => Promise<void>;
+  readonly handle: (use?: { readonly shared: boolean }) => HandlerHandle<Tx>;
   /** Never rejects. False when the connection was lost or had to be destroyed. */
   readonly rollback: () => Promise<boolean>;
   /** Ends the connection at once, whatever runs on it: for a deadline that has passed. */
   readonly destroy: () => void;
 }
 
-/** One row of the outbox, as `enqueue` writes it. */
-export interface OutboxEntry {
-  readonly lane: number;
-  readonly id: string;
-  readonly topic: string;
-  readonly key: Uint8Array | null;
-  readonly value: Uint8Array | null;
-  readonly headers: Headers;
+/** One transaction over the records of one partition. */
+export interface ChunkTransaction<Tx> extends HandlerTransaction<Tx> {
+  /** The position read behind the partition's lock. */
+  readonly nextOffset: bigint;
+  /** One entry for each record given to `open`, in the same order. */
+  readonly recorded: readonly Recorded[];
+  /**
+   * I4, I5, I6. Sets `park` aside (in the order given; their ids were recorded by `open`), advances
+   * `next_offset` from the value read at `open` as the last statement, with the mark of the log at the
+   * new position (a null `last` leaves the last record as it was), and commits. A position that moved
+   * ends the count of stalled claims. Throws ClaimLostError (nothing committed), StorageError
+   * `transaction-aborted` (a failed statement was swallowed) or `transaction-ended-early` (somebody
+   * ended the transaction), and CommitUnknownError.
+   */
+  readonly commit: (nextOffset: bigint, mark: LogMark, park?: readonly ToPark[]) => Promise<void>;
 }
 
-/** One row of the outbox, as a relay reads it. */
-export interface OutboxRow extends OutboxEntry {
-  /** Order within the lane. */
-  readonly position: bigint;
-}
-
-/** A relay's fenced right to a lane. */
-export interface LaneLease {
-  readonly lane: number;
-  readonly token: string;
-}
-
-export interface LeaseRequest {
-  /** A random name of this relay's run. */
-  readonly relay: string;
-  readonly leaseMs: number;
-  /** Leases to keep; those taken over by others are missing from the answer. */
-  readonly renew: readonly LaneLease[];
-  /** How many free or expired lanes to take on top. */
-  readonly acquireMax: number;
-}
-
-export interface LeaseAnswer {
-  /** What is held now: renewed and newly taken. Counted from before the request was sent. */
-  readonly leases: readonly LaneLease[];
-  /** Relays seen alive within their lease, this one included: the basis of a fair share. */
-  readonly relays: number;
-}
-
-export interface OutboxRead {
-  readonly rows: readonly OutboxRow[];
-  /** Whether rows were left out because of a limit. */
-  readonly more: boolean;
-  /** Rows that a sweep found below their lane's floor: an anomaly. */
-  readonly belowFloor: number;
+/** The transaction of one parked message that is tried again: its row is gone when it commits. */
+export interface ParkedTransaction<Tx> extends HandlerTransaction<Tx> {
+  /** As `commit` of ChunkTransaction, without a position: never touches the partition's row. */
+  readonly commit: () => Promise<void>;
 }
 
 /**
@@ -213,21 +199,8 @@ export interface StorageFacts {
   readonly idleInTransactionTimeoutMs: number | null;
 }
 
-/** The relay's door bell; what is lost here costs latency only, a poll runs beneath. */
-export interface Wake {
-  /** Rows were committed: wakes relays here at once, in other processes by one coalesced message. */
-  readonly send: () => void;
-  /** Rows were written in a transaction whose commit will not be seen: relays look often for a while. */
-  readonly expect: () => void;
-  /** Resolves to a function that stops listening. */
-  readonly listen: (listener: {
-    readonly woken: () => void;
-    readonly expected: () => void;
-  }) => Promise<() => Promise<void>>;
-}
-
 /** What every storage does alike, whatever a handle of it is: all but the work in a transaction. */
-export interface StorageVerbs {
+export interface StorageVerbs extends ParkingVerbs, OutboxVerbs {
   /**
    * Schema version, write access, sequence settings. Throws ConfigurationError `schema-missing`,
    * `schema-outdated`, `schema-newer`, `schema-edited`, `database-read-only`, `sequence-unsafe`.
@@ -266,6 +239,16 @@ export interface StorageVerbs {
    * back by a little has the token still. Locks nothing, changes nothing.
    */
   readonly lostClaims: (claims: readonly PartitionClaim[]) => Promise<readonly PartitionClaim[]>;
+  /**
+   * Writes about a claim, in a transaction of its own. `left`: it was given up alive, whoever holds
+   * the partition by now: takes its own part out of the count of stalled claims, and its own trying.
+   * `trying`: the record at this offset is about to be tried alone (counts the claims that tried it).
+   * Throws ClaimLostError for `trying` where the claim is held no more.
+   */
+  readonly noteClaim: (
+    claim: PartitionClaim,
+    note: { readonly kind: "left" } | { readonly kind: "trying"; readonly offset: bigint },
+  ) => Promise<void>;
 
   /** Where a consumer stands. Locks nothing. */
   readonly positions: (consumer: string) => Promise<ConsumerPositions>;
@@ -306,33 +289,6 @@ export interface StorageVerbs {
     consumer: string,
     page: { readonly limit: number; readonly below: bigint | null },
   ) => Promise<readonly AuditEntry[]>;
-
-  readonly wake: Wake;
-  /** O4. */
-  readonly leaseLanes: (request: LeaseRequest) => Promise<LeaseAnswer>;
-  /** Gives lanes back after draining; leases taken over meanwhile are left alone. */
-  readonly releaseLanes: (relay: string, leases: readonly LaneLease[]) => Promise<void>;
-  /**
-   * O2, O3. The next rows above each lane's floor, in order within each lane, at least one where
-   * there is one. A row below one that was returned may still appear later (its transaction was
-   * open): the floor never rises past it.
-   */
-  readonly readLanes: (
-    leases: readonly LaneLease[],
-    request: {
-      readonly rows: number;
-      readonly bytes: number;
-      /** Rows read before and not settled yet: left out of the answer, kept below the floor. */
-      readonly pending: readonly OutboxRow[];
-      /** Reads from the start of each lane instead of from its floor. */
-      readonly sweep: boolean;
-    },
-  ) => Promise<OutboxRead>;
-  /** O4, O6. Deletes exactly these rows in lanes still held; returns the lanes that are not. */
-  readonly settleBatch: (
-    leases: readonly LaneLease[],
-    published: readonly OutboxRow[],
-  ) => Promise<{ readonly lost: readonly number[] }>;
 }
 
 /** A storage whose transactions wait: its driver answers by promises. */
@@ -345,7 +301,7 @@ export interface Storage<in out Tx> extends StorageVerbs {
     tx: Tx,
     consumer: string,
     ids: readonly MessageRef[],
-  ) => Promise<readonly Exclude<Recorded, "done">[]>;
+  ) => Promise<readonly Exclude<Recorded, "done" | "held">[]>;
   /**
    * I2, I3. Begins, proves the claim, locks the row, records the ids at or above `next_offset`.
    * Throws ClaimLostError.
@@ -354,6 +310,8 @@ export interface Storage<in out Tx> extends StorageVerbs {
     claim: PartitionClaim,
     records: readonly RecordRef[],
   ) => Promise<ChunkTransaction<Tx>>;
+  /** I6. Begins, proves the turn and removes its row. Throws ClaimLostError. */
+  readonly openParked: (turn: ParkedTurn) => Promise<ParkedTransaction<Tx>>;
   /** O1. Writes rows in the caller's transaction, in one statement. */
   readonly enqueue: (tx: Tx, rows: readonly OutboxEntry[]) => Promise<void>;
 }
@@ -382,7 +340,7 @@ export interface SyncStorage<in out Tx> extends StorageVerbs {
     tx: Tx,
     consumer: string,
     ids: readonly MessageRef[],
-  ) => readonly Exclude<Recorded, "done">[];
+  ) => readonly Exclude<Recorded, "done" | "held">[];
   /**
    * I2 to I5. As `open`, the handlers and `commit` in one call: commits the position that the body
    * returns. Rolls back what the body throws, and throws the same.
@@ -390,7 +348,16 @@ export interface SyncStorage<in out Tx> extends StorageVerbs {
   readonly chunkSync: (
     claim: PartitionClaim,
     records: readonly RecordRef[],
-    body: (chunk: SyncChunk<Tx>) => { readonly nextOffset: bigint; readonly mark: LogMark },
+    body: (chunk: SyncChunk<Tx>) => {
+      readonly nextOffset: bigint;
+      readonly mark: LogMark;
+      readonly park?: readonly ToPark[];
+    },
+  ) => void;
+  /** I6. As `openParked`, the handler and `commit` in one call. */
+  readonly parkedSync: (
+    turn: ParkedTurn,
+    body: (chunk: Pick<SyncChunk<Tx>, "tx" | "proveOpen">) => void,
   ) => void;
   /** O1. As `enqueue`. */
   readonly enqueueSync: (tx: Tx, rows: readonly OutboxEntry[]) => void;

@@ -1,0 +1,119 @@
+/**
+ * The part of the storage port that holds messages which failed, promise I6: they keep the order of
+ * their keys and their bytes, and each is tried by one process at a time.
+ */
+import type { Headers } from "../message.ts";
+import type { Audit, PartitionRef } from "./storage.ts";
+
+/** A record that was set aside, as it lay in the log. */
+export interface ParkedRecord {
+  readonly offset: bigint;
+  /** Milliseconds since 1970, as stored in the log. */
+  readonly timestamp: bigint;
+  readonly key: Uint8Array | null;
+  readonly value: Uint8Array | null;
+  readonly headers: Headers;
+}
+
+/** Why a message was set aside: kept for a person. */
+export interface ParkedError {
+  readonly code: string;
+  /** Of bounded length and without U+0000. */
+  readonly text: string;
+}
+
+/** `waiting`: to be tried again. `retrying`: it is being tried. `dead`: it waits for a person. */
+export type ParkedState = "waiting" | "retrying" | "dead";
+
+/** A record to set aside in the transaction that moves the position past it. */
+export interface ToPark {
+  readonly record: ParkedRecord;
+  readonly state: "waiting" | "dead";
+  /** Failed tries so far. */
+  readonly attempts: number;
+  /** From now until the next try, in milliseconds. */
+  readonly afterMs: number;
+  /** Null: it only stands behind another of its key. */
+  readonly error: ParkedError | null;
+}
+
+/** The fenced right to try a parked message: the attempt was written down and committed before. */
+export interface ParkedTurn extends PartitionRef {
+  readonly id: bigint;
+  /** Random, made by the database. */
+  readonly token: string;
+  readonly record: ParkedRecord;
+  /** Tries so far, with this one. */
+  readonly attempts: number;
+}
+
+/** What became of a turn that did not succeed. */
+export interface ParkedOutcome {
+  readonly state: "waiting" | "dead";
+  readonly attempts: number;
+  readonly afterMs: number;
+  readonly error: ParkedError;
+}
+
+/** A parked message as a person sees it. */
+export interface ParkedMessage extends PartitionRef {
+  /** In the order in which they were parked. */
+  readonly id: bigint;
+  readonly record: ParkedRecord;
+  readonly state: ParkedState;
+  readonly attempts: number;
+  readonly error: ParkedError | null;
+  /** Milliseconds since 1970, by the database's clock. */
+  readonly parkedAt: number;
+  /** Null: dead. */
+  readonly nextAttemptAt: number | null;
+}
+
+/** Which parked messages of a consumer are meant: those that fit all that is given. */
+export interface ParkedFilter {
+  readonly consumer: string;
+  readonly topic?: string;
+  readonly partition?: number;
+  readonly ids?: readonly bigint[];
+  readonly key?: Uint8Array;
+  readonly state?: ParkedState;
+}
+
+/** A part of the answer, by id upwards. */
+export interface ParkedPage {
+  readonly limit: number;
+  /** Ids above it only; null: from the first. */
+  readonly above: bigint | null;
+}
+
+/** What a storage does with parked messages, whatever a handle of it is. */
+export interface ParkingVerbs {
+  /**
+   * I6. Takes parked messages that are due, heads of their keys only: those with no earlier message of
+   * their key parked in their partition, in whatever state. A message without a key is always a head.
+   * The attempt is counted and committed, and the turn is its holder's for `leaseMs`. Those due first
+   * come first.
+   */
+  readonly takeParked: (request: {
+    readonly consumer: string;
+    readonly topics: readonly string[];
+    readonly limit: number;
+    readonly leaseMs: number;
+  }) => Promise<readonly ParkedTurn[]>;
+  /** Ends a turn that did not succeed. False where it is held no more, and nothing was done. */
+  readonly settleParked: (turn: ParkedTurn, outcome: ParkedOutcome) => Promise<boolean>;
+  /** Parked messages, by id. Locks nothing. */
+  readonly parked: (filter: ParkedFilter, page: ParkedPage) => Promise<readonly ParkedMessage[]>;
+  /**
+   * Changes parked messages by hand and writes the audit log, in one transaction over one page. `redrive`:
+   * due now, with no attempts spent (those being tried are left alone). `skip`: deleted for good, also
+   * while being tried, whose turn is lost then. Returns how many, and where the next page begins; null:
+   * there is none.
+   */
+  readonly changeParked: (change: {
+    readonly action: "redrive" | "skip";
+    readonly filter: ParkedFilter;
+    readonly page: ParkedPage;
+    readonly audit: Audit;
+  }) => Promise<{ readonly changed: number; readonly next: bigint | null }>;
+}
