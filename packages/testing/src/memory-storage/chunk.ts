@@ -1,17 +1,20 @@
 /** The transaction of one chunk: fenced and recorded by `open`, advanced and committed by `commit`. */
 import {
   type ChunkTransaction,
-  ClaimLostError,
+  type HandlerHandle,
   type LogMark,
   type PartitionClaim,
   type Recorded,
   type RecordRef,
+  type ToPark,
   TransactionFinishedError,
 } from "@oncebox/core";
 import type { Connection } from "./connection.ts";
 import { translated } from "./database-error.ts";
-import { type MemoryTx, makeTx } from "./memory-tx.ts";
+import { handlerHandle, type MemoryTx } from "./memory-tx.ts";
 import { aborted, commitOf, endedEarly } from "./own-transaction.ts";
+import { nothingParked, park, probe, withParked } from "./parked-rows.ts";
+import { claimLost } from "./partitions.ts";
 import { type PartitionRow, partitionKey, type StorageParts } from "./parts.ts";
 import { lostBefore } from "./pool.ts";
 import { recordChunk } from "./record-ids.ts";
@@ -38,14 +41,28 @@ export async function openChunk(
       if (row?.token !== claim.token) throw claimLost(claim);
       const { nextOffset } = row;
       const recorded = await recordChunk(parts, transaction, claim, nextOffset, records);
-      return { nextOffset, recorded };
+      return { nextOffset, recorded, mayBeParked: row.parked };
     });
-    return new Chunk(parts, connection, begun, claim, opened);
+    // Behind the lock: what chunks before this one have parked is there to be seen.
+    const probed = opened.mayBeParked
+      ? await connection.run("probe", (own) => probe(parts, own, claim), { writes: false })
+      : nothingParked;
+    const recorded = withParked(opened.recorded, records, probed);
+    const { nextOffset } = opened;
+    const found = { nextOffset, recorded, parkedLeft: probed.left };
+    return new Chunk(parts, connection, begun, claim, found);
   } catch (error) {
     await connection.rollback();
     pool.release(connection);
     throw translated(`chunk of ${nameOf(claim)}`, error);
   }
+}
+
+interface Opened {
+  readonly nextOffset: bigint;
+  readonly recorded: readonly Recorded[];
+  /** Whether anything of the partition is parked. */
+  readonly parkedLeft: boolean;
 }
 
 class Chunk implements ChunkTransaction<MemoryTx> {
@@ -55,6 +72,7 @@ class Chunk implements ChunkTransaction<MemoryTx> {
   readonly #connection: Connection;
   readonly #begun: Transaction;
   readonly #claim: PartitionClaim;
+  #parked: boolean;
   #over = false;
   #destroyed = false;
   #firstFailure: unknown = null;
@@ -64,7 +82,7 @@ class Chunk implements ChunkTransaction<MemoryTx> {
     connection: Connection,
     begun: Transaction,
     claim: PartitionClaim,
-    opened: { readonly nextOffset: bigint; readonly recorded: readonly Recorded[] },
+    opened: Opened,
   ) {
     this.#parts = parts;
     this.#connection = connection;
@@ -72,31 +90,29 @@ class Chunk implements ChunkTransaction<MemoryTx> {
     this.#claim = claim;
     this.nextOffset = opened.nextOffset;
     this.recorded = opened.recorded;
+    this.#parked = opened.parkedLeft;
   }
 
-  readonly handle = () => {
-    let over = false;
-    const { database, lockTimeoutMs } = this.#parts;
-    const tx = makeTx(database.tables, lockTimeoutMs, {
+  readonly handle = (use?: { readonly shared: boolean }): HandlerHandle<MemoryTx> =>
+    handlerHandle(this.#parts, use?.shared === true, {
       connection: this.#connection,
-      ended: () => over || this.#over,
+      ended: () => this.#over,
       failed: (error) => {
         this.#firstFailure ??= error;
       },
-      enqueued: () => undefined,
     });
-    const end = () => {
-      over = true;
-    };
-    return { tx, end };
-  };
 
-  readonly commit = async (nextOffset: bigint, mark: LogMark): Promise<void> => {
+  readonly commit = async (
+    nextOffset: bigint,
+    mark: LogMark,
+    toPark: readonly ToPark[] = [],
+  ): Promise<void> => {
     if (this.#over) throw new TransactionFinishedError("this chunk has ended already");
     this.#over = true;
     const doing = `commit of ${nameOf(this.#claim)}`;
     try {
       if (this.#connection.lost) throw lostBefore(doing, this.#firstFailure);
+      if (toPark.length > 0) await this.#park(doing, toPark);
       await this.#advance(doing, nextOffset, mark);
       await commitOf(doing, this.#connection, this.#begun, this.#firstFailure);
     } catch (error) {
@@ -138,18 +154,23 @@ class Chunk implements ChunkTransaction<MemoryTx> {
         throw claimLost(this.#claim);
       }
       const log = { ...mark, last: mark.last ?? row.log.last };
-      tables.write(transaction, "partitions", key, { ...row, nextOffset, log });
+      const moved = { nextOffset, log, stalledClaims: 0, trying: null, parked: this.#parked };
+      tables.write(transaction, "partitions", key, { ...row, ...moved });
     });
+  }
+
+  async #park(doing: string, records: readonly ToPark[]): Promise<void> {
+    // The advance says so.
+    if (this.#begun.aborted !== null) return;
+    await this.#connection.run("park", (transaction) => {
+      // Else it might be committed at once, on its own.
+      if (transaction !== this.#begun) throw endedEarly(doing);
+      return park(this.#parts, transaction, this.#claim, records);
+    });
+    this.#parked = true;
   }
 }
 
 export function nameOf({ consumer, topic, partition }: PartitionClaim): string {
   return `${topic}/${partition} for ${consumer}`;
-}
-
-function claimLost(claim: PartitionClaim): ClaimLostError {
-  const { consumer, topic, partition, epoch } = claim;
-  return new ClaimLostError(`the claim on ${nameOf(claim)} was taken over`, {
-    details: { consumer, topic, partition, epoch },
-  });
 }

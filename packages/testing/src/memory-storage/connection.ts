@@ -23,8 +23,16 @@ export interface ClientSetting {
   /** The storage that it belongs to, or the application. */
   readonly client: string;
   readonly idleInTransactionTimeoutMs: number | null;
+  /** Whether a statement travels while those before it are under way. */
+  readonly pipelined: boolean;
   /** Resolves when the process may go on. */
   readonly running: () => Promise<void>;
+}
+
+interface StatementKind {
+  readonly writes?: boolean;
+  /** It ends what a failed statement has left. */
+  readonly evenAborted?: boolean;
 }
 
 export class Connection {
@@ -38,6 +46,8 @@ export class Connection {
   readonly #client: ClientSetting;
   /** Since when the open transaction is idle; null while a statement runs. */
   #idleSince: number | null = null;
+  /** The end of the statement that was sent last; null: none is under way. */
+  #last: Promise<void> | null = null;
   /** Ends the watch over an idle transaction. */
   #over: AbortController | null = null;
   /** That of the statement under way, where it has one of its own. */
@@ -61,19 +71,48 @@ export class Connection {
     return this.transaction;
   }
 
-  /** Runs in the open transaction, or in one of its own. */
+  /**
+   * Runs in the open transaction, or in one of its own, behind whatever was sent before it on this
+   * connection.
+   */
   async run<R>(
     verb: string,
     work: (transaction: Transaction) => R | Promise<R>,
-    { writes = true }: { readonly writes?: boolean } = {},
+    kind: StatementKind = {},
+  ): Promise<R> {
+    const before = this.#last;
+    let over: () => void = () => undefined;
+    const end = new Promise<void>((resolve) => {
+      over = resolve;
+    });
+    this.#last = end;
+    try {
+      return await this.#run(verb, work, kind, before);
+    } finally {
+      over();
+      if (this.#last === end) this.#last = null;
+    }
+  }
+
+  async #run<R>(
+    verb: string,
+    work: (transaction: Transaction) => R | Promise<R>,
+    { writes = true, evenAborted = false }: StatementKind,
+    before: Promise<void> | null,
   ): Promise<R> {
     const { tables, faults } = this.#setting;
     await this.#client.running();
+    if (before !== null && !this.#client.pipelined) await before;
     if (this.lost) throw connectionLost(true);
     this.#idleSince = null;
     this.statements += 1;
     const fault = faults.ofStatement({ verb, client: this.client, connection: this.name });
     await this.#travel(fault?.delayMs ?? 0);
+    if (before !== null) {
+      await before;
+      if (this.lost) throw connectionLost(false);
+      this.#idleSince = null;
+    }
     if (fault?.kind === "request-lost") {
       this.cut();
       throw connectionLost(false);
@@ -83,7 +122,8 @@ export class Connection {
     if (own) this.#own = transaction;
     let result: R;
     try {
-      this.#check(transaction, fault?.kind === "fails" ? fault.failure : null, writes);
+      if (!evenAborted) checkAborted(transaction);
+      this.#check(fault?.kind === "fails" ? fault.failure : null, writes);
       const working = work(transaction);
       // What does not wait is committed in the same turn: nothing comes between the two.
       result = working instanceof Promise ? await working : working;
@@ -159,13 +199,7 @@ export class Connection {
     if (this.lost) throw connectionLost(false);
   }
 
-  #check(transaction: Transaction, fails: MemoryDatabaseError | null, writes: boolean): void {
-    if (transaction.aborted !== null) {
-      throw new MemoryDatabaseError(
-        "transaction-aborted",
-        "the transaction is aborted: statements are ignored until its end",
-      );
-    }
+  #check(fails: MemoryDatabaseError | null, writes: boolean): void {
     if (fails !== null) throw fails;
     if (writes && this.#setting.faults.isReadOnly()) {
       throw new MemoryDatabaseError("read-only", "the database is read-only");
@@ -207,6 +241,14 @@ export class Connection {
       if (over.aborted) return;
     }
   }
+}
+
+function checkAborted(transaction: Transaction): void {
+  if (transaction.aborted === null) return;
+  throw new MemoryDatabaseError(
+    "transaction-aborted",
+    "the transaction is aborted: statements are ignored until its end",
+  );
 }
 
 /** Given to `abort`: making one up costs more than all the rest of a statement. */

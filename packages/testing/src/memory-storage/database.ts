@@ -2,7 +2,7 @@
  * A database in memory, as several storages may share it, each as a process of its own would. Owns
  * the rows, the connections and what goes wrong with them; decides nothing about messages.
  */
-import { type Clock, type StorageFacts, systemClock } from "@oncebox/core";
+import { type Clock, systemClock } from "@oncebox/core";
 import { type ClientSetting, Connection, type ConnectionSetting } from "./connection.ts";
 import { MemoryDatabaseError } from "./database-error.ts";
 import { type DatabaseFaults, FaultDesk } from "./database-faults.ts";
@@ -104,11 +104,6 @@ export class MemoryDatabase {
   disconnect(connection: Connection): void {
     this.#connections.delete(connection);
     if (!connection.lost) connection.cut();
-  }
-
-  /** What a storage says of it. @internal */
-  facts(poolSize: number, idleInTransactionTimeoutMs: number | null): StorageFacts {
-    return { pipelined: false, poolSize, idleInTransactionTimeoutMs };
   }
 
   /** @internal */

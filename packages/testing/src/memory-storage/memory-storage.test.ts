@@ -111,6 +111,7 @@ describe("a failed statement", () => {
       source: topic,
       id: new Uint8Array(16),
       checksum: 1,
+      key: null,
     };
     const chunk = await storage.open(await claim(), [record]);
     const { tx } = chunk.handle();

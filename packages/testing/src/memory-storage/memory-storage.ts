@@ -10,6 +10,8 @@ import { troubleOf } from "./database-error.ts";
 import { laneVerbs } from "./lanes.ts";
 import { holdOf, type MemoryTx, makeTx } from "./memory-tx.ts";
 import { runTransaction } from "./own-transaction.ts";
+import { parkingVerbs } from "./parked.ts";
+import { openParked } from "./parked-turn.ts";
 import { partitionVerbs } from "./partitions.ts";
 import type { StorageParts } from "./parts.ts";
 import { Pool } from "./pool.ts";
@@ -47,6 +49,12 @@ export interface MemoryStorageOptions {
    * @defaultValue null
    */
   readonly lockTimeoutMs?: number | null;
+  /**
+   * Whether a statement is sent without waiting for the answers before it on its connection. They
+   * run in the order of sending in either case.
+   * @defaultValue true
+   */
+  readonly pipelined?: boolean;
 }
 
 export interface MemoryStorage extends Storage<MemoryTx> {
@@ -64,12 +72,12 @@ const storagesOf = new WeakMap<MemoryDatabase, number>();
 /** A storage in memory. */
 export function memoryStorage(options: MemoryStorageOptions = {}): MemoryStorage {
   const { clock, poolSize: size = 10, lockTimeoutMs = null } = options;
-  const { idleInTransactionTimeoutMs = 20_000 } = options;
+  const { idleInTransactionTimeoutMs = 20_000, pipelined = true } = options;
   const database = options.database ?? memoryDatabase(clock === undefined ? {} : { clock });
   const number = (storagesOf.get(database) ?? 0) + 1;
   storagesOf.set(database, number);
   const name = options.name ?? `storage-${number}`;
-  const pool = new Pool(database, { client: name, size, idleInTransactionTimeoutMs });
+  const pool = new Pool(database, { client: name, size, idleInTransactionTimeoutMs, pipelined });
   const parts: StorageParts = { database, pool, lockTimeoutMs };
   return {
     ...{ name, database },
@@ -79,12 +87,14 @@ export function memoryStorage(options: MemoryStorageOptions = {}): MemoryStorage
     ...partitionVerbs(parts),
     ...registrationVerbs(parts),
     ...laneVerbs(parts),
+    ...parkingVerbs(parts),
     check: () => check(parts, idleInTransactionTimeoutMs),
     close: async () => undefined,
     transaction: (work) => runTransaction(parts, work),
     trouble: troubleOf,
     recordIds: (tx, consumer, ids) => recordIds(parts, tx, consumer, ids),
     open: (claim, records) => openChunk(parts, claim, records),
+    openParked: (turn) => openParked(parts, turn),
     wake: {
       send: () => database.wake("woken", name),
       expect: () => database.wake("expected", name),
@@ -111,7 +121,8 @@ async function check({ database, pool }: StorageParts, idleMs: number | null) {
         "the database cannot be written to: connect to the primary",
       );
     }
-    return database.facts(pool.size, idleMs);
+    const { size: poolSize, pipelined } = pool;
+    return { pipelined, poolSize, idleInTransactionTimeoutMs: idleMs };
   });
 }
 
@@ -127,6 +138,7 @@ export async function beginTransaction(database: MemoryDatabase): Promise<Memory
   const connection = database.connect({
     client: "application",
     idleInTransactionTimeoutMs: null,
+    pipelined: true,
     running: async () => undefined,
   });
   connection.begin();
@@ -136,6 +148,7 @@ export async function beginTransaction(database: MemoryDatabase): Promise<Memory
     ended: () => over,
     failed: () => undefined,
     enqueued: () => undefined,
+    shared: null,
   });
   const end = async (how: () => Promise<unknown>) => {
     over = true;

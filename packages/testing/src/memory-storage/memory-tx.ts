@@ -2,8 +2,9 @@
  * The transaction handle of handlers: key-value tables and append-only ones, under the rules of a
  * database. Dead when its handler or its transaction has ended.
  */
-import { StorageError, TransactionFinishedError } from "@oncebox/core";
+import { type HandlerHandle, StorageError, TransactionFinishedError } from "@oncebox/core";
 import type { Connection } from "./connection.ts";
+import type { StorageParts } from "./parts.ts";
 import type { Row, Tables, Transaction } from "./tables.ts";
 
 /**
@@ -24,6 +25,12 @@ export interface MemoryTx {
     change: (row: T | undefined) => T,
   ) => Promise<T>;
   readonly delete: (table: string, key: string) => Promise<void>;
+  /**
+   * Runs work behind a savepoint: where it throws, what was written since is undone, a failed
+   * statement included, and the transaction goes on. Throws StorageError `transaction-shared` where
+   * other handlers use the transaction at the same time.
+   */
+  readonly savepoint: <R>(work: () => Promise<R>) => Promise<R>;
   /** All rows of a table, in the order in which they were committed. */
   readonly rows: <T = unknown>(table: string) => Promise<readonly T[]>;
 }
@@ -36,6 +43,8 @@ export interface Hold {
   readonly failed: (error: unknown) => void;
   /** Rows of the outbox were written: whoever commits wakes the relays. */
   readonly enqueued: () => void;
+  /** Called for what other handlers of the same transaction forbid; null: there are none. */
+  readonly shared: (() => void) | null;
 }
 
 const holds = new WeakMap<object, Hold>();
@@ -130,7 +139,54 @@ export function makeTx(tables: Tables, lockTimeoutMs: number | null, hold: Hold)
           tables.entries(transaction, named(table)).map(([, row]) => structuredClone(row) as T),
         false,
       ),
+    savepoint: async (work) => inSavepoint(tables, holdOf(tx), work),
   };
   holds.set(tx, hold);
   return tx;
+}
+
+/** A handle for one handler of a transaction that others may use at the same time. */
+export function handlerHandle(
+  { database, lockTimeoutMs }: StorageParts,
+  shared: boolean,
+  hold: Pick<Hold, "connection" | "ended" | "failed">,
+): HandlerHandle<MemoryTx> {
+  let over = false;
+  let refused = false;
+  const tx = makeTx(database.tables, lockTimeoutMs, {
+    ...hold,
+    ended: () => over || hold.ended(),
+    enqueued: () => undefined,
+    shared: !shared
+      ? null
+      : () => {
+          refused = true;
+        },
+  });
+  const end = () => {
+    over = true;
+  };
+  return { tx, end, refused: () => refused };
+}
+
+/** Runs work behind a savepoint. Throws StorageError `transaction-shared`. */
+async function inSavepoint<R>(tables: Tables, hold: Hold, work: () => Promise<R>): Promise<R> {
+  if (hold.shared !== null) {
+    hold.shared();
+    throw new StorageError(
+      "transaction-shared",
+      'a savepoint was refused: other handlers use this transaction at the same time, and what it undoes would be theirs as well; with ordering "partition" each has it alone',
+    );
+  }
+  const { connection } = hold;
+  await connection.run("savepoint", (transaction) => tables.savepoint(transaction));
+  try {
+    const result = await work();
+    await connection.run("release-savepoint", (transaction) => tables.release(transaction));
+    return result;
+  } catch (error) {
+    const undo = (transaction: Transaction) => tables.rollbackTo(transaction);
+    await connection.run("rollback-to", undo, { evenAborted: true });
+    throw error;
+  }
 }

@@ -28,6 +28,7 @@ export async function runTransaction<R>(
       enqueued: () => {
         wrote = true;
       },
+      shared: null,
     });
     let result: R;
     try {

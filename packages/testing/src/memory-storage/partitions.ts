@@ -1,5 +1,6 @@
 /** Rows of partitions: claimed by one process at a time, and looked at. */
 import {
+  ClaimLostError,
   CommitUnknownError,
   type LogMark,
   type PartitionClaim,
@@ -9,10 +10,19 @@ import {
 } from "@oncebox/core";
 import { MemoryDatabaseError, translated } from "./database-error.ts";
 import { ownTransaction } from "./own-transaction.ts";
-import { type PartitionRow, partitionKey, type StorageParts } from "./parts.ts";
+import {
+  type PartitionRow,
+  partitionKey,
+  registerLockTimeoutMs,
+  type StorageParts,
+} from "./parts.ts";
 import { Transaction } from "./tables.ts";
 
-type PartitionVerbs = Pick<Storage<never>, "claim" | "lostClaims" | "positions" | "isRegistered">;
+type PartitionVerbs = Pick<
+  Storage<never>,
+  "claim" | "noteClaim" | "lostClaims" | "positions" | "isRegistered"
+>;
+type Note = Parameters<Storage<never>["noteClaim"]>[1];
 
 export function partitionVerbs(parts: StorageParts): PartitionVerbs {
   const { database, pool } = parts;
@@ -20,6 +30,7 @@ export function partitionVerbs(parts: StorageParts): PartitionVerbs {
     pool.with(doing, (connection) => connection.run("look", work, { writes: false }));
   return {
     claim: (ref, waitMs) => claim(parts, ref, waitMs),
+    noteClaim: (held, note) => noteClaim(parts, held, note),
     lostClaims: async (claims) => {
       if (claims.length === 0) return [];
       return look("look at claims", (transaction) =>
@@ -85,18 +96,67 @@ async function claim(
       if (row === undefined) return null;
       const token = database.token();
       const epoch = row.epoch + 1n;
-      tables.write(transaction, "partitions", key, { ...row, token, epoch, owner: ref.owner });
+      const stalledClaims = row.stalledClaims + 1;
+      const claimed: PartitionRow = { ...row, token, epoch, owner: ref.owner, stalledClaims };
+      tables.write(transaction, "partitions", key, claimed);
       const { consumer, topic, partition, nextOffset, log, appliedUntil, soughtEpoch } = row;
       const replay = { number: row.replaying ? row.replay : 0, until: appliedUntil };
       const { incarnation } = database;
       const position = { consumer, topic, partition, nextOffset, log };
-      return { ...position, token, epoch, replay, soughtEpoch, incarnation };
+      const trying =
+        row.trying === null ? null : { offset: row.trying.offset, claims: row.trying.claims };
+      const stalled = { stalledClaims, trying };
+      return { ...position, ...stalled, token, epoch, replay, soughtEpoch, incarnation };
     }),
   );
   return claiming.catch((error: unknown) => {
     if (!(error instanceof CommitUnknownError)) throw error;
     // Whether it owns is of no use to anyone without the token: it claims again in either case.
     throw translated(doing, error.cause);
+  });
+}
+
+/** I1. What a claim leaves for those after it. */
+async function noteClaim(parts: StorageParts, claim: PartitionClaim, note: Note): Promise<void> {
+  const { database, pool } = parts;
+  const key = partitionKey(claim);
+  const find = (transaction: Transaction) =>
+    database.tables.get(transaction, "partitions", key) as PartitionRow | undefined;
+  await pool.with(`note on the claim of ${claim.topic}/${claim.partition}`, (connection) =>
+    connection.run("note-claim", async (transaction) => {
+      if (find(transaction) !== undefined) {
+        await lockPartition(parts, transaction, claim, registerLockTimeoutMs, "could not be noted");
+      }
+      const row = find(transaction);
+      const noted = note.kind === "left" ? left(row, claim) : tried(row, claim, note.offset);
+      if (noted !== null) database.tables.write(transaction, "partitions", key, noted);
+    }),
+  );
+}
+
+/** Its own part is taken out again, whoever holds the partition by now. */
+function left(row: PartitionRow | undefined, { epoch }: PartitionClaim): PartitionRow | null {
+  // A lower epoch: the database was set back to before this claim, which counts no more.
+  if (row === undefined || row.epoch < epoch) return null;
+  const stalledClaims = Math.max(0, row.stalledClaims - 1);
+  if (row.trying === null || row.trying.epoch !== epoch) return { ...row, stalledClaims };
+  const claims = row.trying.claims - 1;
+  return { ...row, stalledClaims, trying: claims <= 0 ? null : { ...row.trying, claims } };
+}
+
+/** Each claim counts once for a record, however often it tries it. Throws ClaimLostError. */
+function tried(row: PartitionRow | undefined, claim: PartitionClaim, offset: bigint): PartitionRow {
+  if (row === undefined || row.token !== claim.token) throw claimLost(claim);
+  const { epoch } = claim;
+  const before = row.trying?.offset === offset ? row.trying : { claims: 0, epoch: null };
+  const claims = before.epoch === epoch ? before.claims : before.claims + 1;
+  return { ...row, trying: { offset, claims, epoch } };
+}
+
+export function claimLost(claim: PartitionClaim): ClaimLostError {
+  const { consumer, topic, partition, epoch } = claim;
+  return new ClaimLostError(`the claim on ${topic}/${partition} for ${consumer} was taken over`, {
+    details: { consumer, topic, partition, epoch },
   });
 }
 
@@ -138,5 +198,6 @@ export function freshRow(
     ...{ consumer, topic, partition, nextOffset, log },
     ...{ token: null, epoch: 0n, owner: null },
     ...{ appliedUntil: 0n, replay: 0, replaying: false, soughtEpoch: 0n },
+    ...{ stalledClaims: 0, trying: null, parked: false },
   };
 }

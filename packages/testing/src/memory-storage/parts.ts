@@ -1,5 +1,5 @@
 /** What the parts of a memory storage share, and the rows they keep. */
-import type { LogMark } from "@oncebox/core";
+import type { LogMark, ParkedError, ParkedRecord, ParkedState } from "@oncebox/core";
 import type { MemoryDatabase } from "./database.ts";
 import type { Pool } from "./pool.ts";
 
@@ -27,6 +27,37 @@ export interface PartitionRow {
   readonly replay: number;
   readonly replaying: boolean;
   readonly soughtEpoch: bigint;
+  readonly stalledClaims: number;
+  /** The record that is tried alone, in how many claims, and under which of them last. */
+  readonly trying: {
+    readonly offset: bigint;
+    readonly claims: number;
+    readonly epoch: bigint | null;
+  } | null;
+  /** Whether messages of it may be parked. False is true: only chunks park, and each sets it. */
+  readonly parked: boolean;
+}
+
+/** A message that was set aside. */
+export interface ParkedRow {
+  /** In the order of parking. */
+  readonly id: bigint;
+  readonly consumer: string;
+  readonly topic: string;
+  readonly partition: number;
+  readonly record: ParkedRecord;
+  /** Its key as text, to be compared; null: it has none, and holds up nothing. */
+  readonly key: string | null;
+  readonly state: ParkedState;
+  readonly attempts: number;
+  /** Of the turn that tries it; null: there is none. */
+  readonly token: string | null;
+  readonly error: ParkedError | null;
+  /** Milliseconds since 1970, as is `nextAttemptAt`: what is shown. */
+  readonly parkedAt: number;
+  readonly nextAttemptAt: number;
+  /** What decides, by the database's clock: the next try, or the end of the lease. */
+  readonly dueAt: number;
 }
 
 /** An id that was seen, and by which record. */
@@ -56,6 +87,9 @@ export function partitionKey(at: {
 }
 
 export function idKey(consumer: string, source: string, id: Uint8Array): string {
-  const hex = Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return JSON.stringify([consumer, source, hex]);
+  return JSON.stringify([consumer, source, hexOf(id)]);
+}
+
+export function hexOf(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

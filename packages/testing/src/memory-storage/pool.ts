@@ -8,6 +8,7 @@ export interface PoolOptions {
   readonly client: string;
   readonly size: number;
   readonly idleInTransactionTimeoutMs: number | null;
+  readonly pipelined: boolean;
 }
 
 export class Pool {
@@ -27,6 +28,10 @@ export class Pool {
 
   get name(): string {
     return this.#options.client;
+  }
+
+  get pipelined(): boolean {
+    return this.#options.pipelined;
   }
 
   get isFrozen(): boolean {

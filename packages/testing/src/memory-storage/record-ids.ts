@@ -83,7 +83,7 @@ export async function recordIds(
   tx: MemoryTx,
   consumer: string,
   ids: readonly MessageRef[],
-): Promise<readonly Exclude<Recorded, "done">[]> {
+): Promise<readonly Exclude<Recorded, "done" | "held">[]> {
   const { connection, failed } = openHoldOf(tx);
   if (ids.length === 0) return [];
   const wanted = ids.map(({ source, id, checksum }, place): Wanted => {

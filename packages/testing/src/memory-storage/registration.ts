@@ -198,11 +198,12 @@ function soughtRow(
     ...row,
     ...{ nextOffset: to, token, epoch, soughtEpoch: epoch, appliedUntil, replaying },
     replay: row.replay + (replaying ? 1 : 0),
+    ...{ stalledClaims: 0, trying: null },
     log: { topicId, leaderEpoch: null, last: null },
   };
 }
 
-function writeAudit(
+export function writeAudit(
   { database }: StorageParts,
   transaction: Transaction,
   entry: Omit<AuditEntry, "id" | "at">,

@@ -27,6 +27,8 @@ export class Transaction {
   readonly locks = new Set<string>();
   /** After a failed statement nothing is done but a rollback. */
   aborted: unknown = null;
+  /** What was written before each savepoint that is open, the outermost first. */
+  readonly savepoints: ReadonlyMap<string, ReadonlyMap<string, Change>>[] = [];
   state: "open" | "committed" | "rolled back" = "open";
   /** The connection it runs on, for whoever asks who blocks. */
   readonly connection: string;
@@ -139,11 +141,32 @@ export class Tables {
     this.#end(transaction, "rolled back");
   }
 
-  /** Nothing of it can be committed any more: what it wrote and locked is free before its end. */
+  /**
+   * Nothing of it can be committed any more: what it wrote and locked is free before its end. Not so
+   * while a savepoint is open, to which it may go back.
+   */
   abort(transaction: Transaction, cause: unknown): void {
     transaction.aborted ??= cause;
+    if (transaction.savepoints.length > 0) return;
     transaction.changes.clear();
     this.#free(transaction);
+  }
+
+  savepoint({ changes, savepoints }: Transaction): void {
+    savepoints.push(new Map([...changes].map(([table, rows]) => [table, new Map(rows)])));
+  }
+
+  release({ savepoints }: Transaction): void {
+    savepoints.pop();
+  }
+
+  /** Undoes what was written since the innermost savepoint and ends that; locks stay until the end. */
+  rollbackTo(transaction: Transaction): void {
+    const before = transaction.savepoints.pop();
+    if (before === undefined) throw new MemoryDatabaseError("bad-statement", "no such savepoint");
+    transaction.aborted = null;
+    transaction.changes.clear();
+    for (const [table, rows] of before) transaction.changes.set(table, new Map(rows));
   }
 
   snapshot(): Snapshot {

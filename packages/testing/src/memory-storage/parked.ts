@@ -1,0 +1,205 @@
+/**
+ * I6. Parked messages: turns that are taken, settled and opened, and what a person does with them.
+ * Head or not follows from all rows, never from which of them could be locked.
+ */
+import type {
+  AuditEntry,
+  ParkedFilter,
+  ParkedMessage,
+  ParkedOutcome,
+  ParkedPage,
+  ParkedTurn,
+  StorageVerbs,
+} from "@oncebox/core";
+import type { Connection } from "./connection.ts";
+import { ownTransaction } from "./own-transaction.ts";
+import { dueIn, isHead, parkedKey, parkedRows } from "./parked-rows.ts";
+import { hexOf, type ParkedRow, registerLockTimeoutMs, type StorageParts } from "./parts.ts";
+import { writeAudit } from "./registration.ts";
+import type { Transaction } from "./tables.ts";
+
+type ParkingVerbs = Pick<StorageVerbs, "takeParked" | "settleParked" | "parked" | "changeParked">;
+type Request = Parameters<StorageVerbs["takeParked"]>[0];
+type Change = Parameters<StorageVerbs["changeParked"]>[0];
+type Changed = Awaited<ReturnType<StorageVerbs["changeParked"]>>;
+
+export function parkingVerbs(parts: StorageParts): ParkingVerbs {
+  const { pool } = parts;
+  return {
+    takeParked: (request) =>
+      pool.with(`turns of ${request.consumer}`, (connection) =>
+        connection.run("take-parked", (transaction) => take(parts, transaction, request)),
+      ),
+    settleParked: (turn, outcome) =>
+      pool.with(`end of a turn of ${turn.consumer}`, (connection) =>
+        connection.run("settle-parked", (transaction) => settle(parts, transaction, turn, outcome)),
+      ),
+    parked: (filter, page) =>
+      pool.with(`look at what ${filter.consumer} has parked`, (connection) =>
+        connection.run(
+          "look",
+          (transaction) => pageOf(parts, transaction, filter, page).map(shown),
+          { writes: false },
+        ),
+      ),
+    changeParked: (change) =>
+      ownTransaction(parts, `${change.action} of parked messages`, (connection) =>
+        changeParked(parts, connection, change),
+      ),
+  };
+}
+
+/**
+ * Does not wait, so it is committed in the turn in which it reads: what nobody has locked it may
+ * write.
+ */
+function take(
+  { database }: StorageParts,
+  transaction: Transaction,
+  { consumer, topics, limit, leaseMs }: Request,
+): readonly ParkedTurn[] {
+  const { tables, locks, clock } = database;
+  const now = clock.now();
+  return parkedRows(database, transaction, { consumer })
+    .filter((row) => row.state !== "dead" && row.dueAt <= now && topics.includes(row.topic))
+    .filter((row) => isHead(database, transaction, row) && locks.holderOf(lockOf(row)) === null)
+    .sort((a, b) => a.dueAt - b.dueAt)
+    .slice(0, limit)
+    .map((row) => {
+      const token = database.token();
+      const attempts = row.attempts + 1;
+      const lease = dueIn(database, leaseMs);
+      const taken: ParkedRow = { ...row, state: "retrying", attempts, token, ...lease };
+      tables.write(transaction, "parked", keyOf(row), taken);
+      const { id, topic, partition } = row;
+      const record = structuredClone(row.record);
+      return { id, consumer, topic, partition, token, record, attempts };
+    });
+}
+
+async function settle(
+  parts: StorageParts,
+  transaction: Transaction,
+  turn: ParkedTurn,
+  { state, attempts, afterMs, error }: ParkedOutcome,
+): Promise<boolean> {
+  const row = await lockTurn(parts, transaction, turn);
+  if (row === null) return false;
+  const due = dueIn(parts.database, afterMs);
+  const settled: ParkedRow = { ...row, state, attempts, error, token: null, ...due };
+  parts.database.tables.write(transaction, "parked", keyOf(row), settled);
+  return true;
+}
+
+/** The row of a turn that is still held, locked; null: it is not, and nothing was waited for. */
+export async function lockTurn(
+  { database, lockTimeoutMs }: StorageParts,
+  transaction: Transaction,
+  turn: ParkedTurn,
+): Promise<ParkedRow | null> {
+  const key = parkedKey(turn, turn.record.offset);
+  const find = () => {
+    const row = database.tables.get(transaction, "parked", key) as ParkedRow | undefined;
+    const held = row?.id === turn.id && row.token === turn.token && row.state === "retrying";
+    return held ? row : null;
+  };
+  if (find() === null) return null;
+  await database.tables.lock(transaction, `parked/${key}`, lockTimeoutMs);
+  return find();
+}
+
+async function changeParked(
+  parts: StorageParts,
+  connection: Connection,
+  { action, filter, page, audit }: Change,
+): Promise<Changed> {
+  const { tables } = parts.database;
+  return connection.run("change-parked", async (transaction) => {
+    const looked = pageOf(parts, transaction, filter, page);
+    const ids: bigint[] = [];
+    for (const { consumer, topic, partition, record } of looked) {
+      const key = parkedKey({ consumer, topic, partition }, record.offset);
+      const find = () => tables.get(transaction, "parked", key) as ParkedRow | undefined;
+      const alive = action === "redrive" ? isAlive(parts, find()) : false;
+      if (alive) continue;
+      // A turn that is open ends first: then the row is gone, or it is ours.
+      await tables.lock(transaction, `parked/${key}`, registerLockTimeoutMs);
+      const row = find();
+      if (row === undefined || !fits(row, filter)) continue;
+      if (action === "redrive" && isAlive(parts, row)) continue;
+      tables.write(
+        transaction,
+        "parked",
+        key,
+        action === "skip" ? undefined : redriven(parts, row),
+      );
+      ids.push(row.id);
+    }
+    if (ids.length > 0) {
+      const details = {
+        filter: told(filter),
+        changed: ids.length,
+        ids: ids.slice(0, 100).map(String),
+      };
+      const { consumer } = filter;
+      writeAudit(parts, transaction, { ...audit, consumer, action, details });
+    }
+    const last = looked.length < page.limit ? undefined : looked.at(-1);
+    return { changed: ids.length, next: last?.id ?? null };
+  });
+}
+
+/** Whether it is being tried under a lease that has not run out. */
+function isAlive({ database }: StorageParts, row: ParkedRow | undefined): boolean {
+  return row?.state === "retrying" && row.dueAt > database.clock.now();
+}
+
+function redriven({ database }: StorageParts, row: ParkedRow): ParkedRow {
+  return { ...row, state: "waiting", attempts: 0, token: null, ...dueIn(database, 0) };
+}
+
+function pageOf(
+  { database }: StorageParts,
+  transaction: Transaction,
+  filter: ParkedFilter,
+  { limit, above }: ParkedPage,
+): readonly ParkedRow[] {
+  return parkedRows(database, transaction, { consumer: filter.consumer })
+    .filter((row) => fits(row, filter) && (above === null || row.id > above))
+    .slice(0, limit);
+}
+
+function fits(row: ParkedRow, { topic, partition, ids, key, state }: ParkedFilter): boolean {
+  return (
+    (topic === undefined || row.topic === topic) &&
+    (partition === undefined || row.partition === partition) &&
+    (ids === undefined || ids.includes(row.id)) &&
+    (key === undefined || row.key === hexOf(key)) &&
+    (state === undefined || row.state === state)
+  );
+}
+
+/** A filter as the audit log keeps it. */
+function told({ topic, partition, ids, key, state }: ParkedFilter): AuditEntry["details"] {
+  return {
+    ...{ topic: topic ?? null, partition: partition ?? null, state: state ?? null },
+    ...{ ids: ids?.map(String) ?? null, key: key === undefined ? null : hexOf(key) },
+  };
+}
+
+function shown(row: ParkedRow): ParkedMessage {
+  const { id, consumer, topic, partition, state, attempts, error, parkedAt, nextAttemptAt } = row;
+  const record = structuredClone(row.record);
+  return {
+    ...{ id, consumer, topic, partition, record, state, attempts, error, parkedAt },
+    nextAttemptAt: state === "dead" ? null : nextAttemptAt,
+  };
+}
+
+function keyOf(row: ParkedRow): string {
+  return parkedKey(row, row.record.offset);
+}
+
+function lockOf(row: ParkedRow): string {
+  return `parked/${keyOf(row)}`;
+}
