@@ -51,6 +51,7 @@ export type ErrorCode =
   | "handler-not-synchronous"
   | "value-not-decodable"
   | "message-id-conflict"
+  | "message-kills-process"
   | "permanent"
   // PositionError: a person acts, the partition is paused until then
   | "position-out-of-range"

@@ -48,6 +48,8 @@ export type OnceboxEvent =
       readonly nextOffset: bigint;
       readonly applied: number;
       readonly duplicates: number;
+      /** Set aside: given up, or behind a message of their key that was. */
+      readonly parked: number;
       readonly ms: number;
     })
   /** The outcome of a COMMIT is not known: the partition is claimed again and read. */
@@ -68,6 +70,62 @@ export type OnceboxEvent =
       readonly waitMs: number;
       readonly error: OnceboxError;
     })
+  /**
+   * A message was set aside, in the transaction that moved the position past it. `waiting`: the
+   * redrive worker tries it again. `dead`: it waits for a person. Those of its key that follow are set
+   * aside behind it.
+   */
+  | (AtPartition & {
+      readonly type: "inbox.parked";
+      readonly offset: bigint;
+      readonly state: "waiting" | "dead";
+      readonly attempts: number;
+      readonly error: OnceboxError;
+    })
+  /** A message was given up for good, because its handler's `onFailure` says "drop". */
+  | (AtPartition & {
+      readonly type: "inbox.dropped";
+      readonly offset: bigint;
+      readonly attempts: number;
+      readonly error: OnceboxError;
+    })
+  /** A parked message was handled at last. */
+  | (AtPartition & {
+      readonly type: "inbox.redriven";
+      readonly id: bigint;
+      readonly offset: bigint;
+      readonly attempts: number;
+    })
+  /** A parked message failed again. `dead`: it waits for a person now. */
+  | (AtPartition & {
+      readonly type: "inbox.redrive-failed";
+      readonly id: bigint;
+      readonly offset: bigint;
+      readonly attempts: number;
+      readonly state: "waiting" | "dead";
+      readonly afterMs: number;
+      readonly error: OnceboxError;
+    })
+  /** The database was in trouble under the redrive worker, which goes on by itself. Spends no attempt. */
+  | {
+      readonly type: "inbox.redrive-troubled";
+      readonly consumer: string;
+      readonly waitMs: number;
+      readonly error: unknown;
+    }
+  /**
+   * Handlers of a topic run one after another from now on, although `ordering: "key"` asks for more.
+   * `not-pipelined`: this connection gains nothing by it. `refused`: a handler uses savepoints or
+   * settings, which would work on the handlers beside it as well.
+   */
+  | {
+      readonly type: "inbox.ordering-kept";
+      readonly consumer: string;
+      readonly topic: string;
+      readonly why: "not-pipelined" | "refused";
+    }
+  /** Processes died here one after another: messages run one by one now, each written down before. */
+  | (AtPartition & { readonly type: "inbox.claims-stalled"; readonly claims: number })
   /** The message that blocked its partition has passed. */
   | (AtPartition & {
       readonly type: "inbox.unblocked";

@@ -181,3 +181,11 @@ export function sourceOf(headers: Headers, topic: string): string {
     ? textOf(source)
     : topic;
 }
+
+/** One character for each byte, so that bytes which are not UTF-8 stay apart. */
+const latin1 = new TextDecoder("latin1");
+
+/** Bytes as a text that differs where they differ: what they are looked up by in a Map. */
+export function mapKeyOf(bytes: Uint8Array): string {
+  return latin1.decode(bytes);
+}

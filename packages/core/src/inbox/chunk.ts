@@ -1,10 +1,12 @@
 /**
- * One chunk, one transaction: prove the claim, record the ids, run the handlers, advance, commit.
- * It answers what became of the transaction and decides nothing about what happens next.
+ * One chunk, one transaction: prove the claim, record the ids, run the handlers, set aside what is
+ * given up, advance, commit. It answers what became of the transaction and decides nothing about what
+ * happens next.
  *
  *   open ──▶ handle … handle ──▶ commit ──▶ committed
  *    │          │                  │
- *    │          └─▶ failed         ├─▶ failed (nobody knows at which message)
+ *    │          ├─▶ failed         ├─▶ failed (nobody knows at which message)
+ *    │          └─▶ failed-at-once │
  *    ├─▶ fenced, moved             ├─▶ fenced
  *    └─▶ trouble                   ├─▶ trouble
  *                                  └─▶ unknown
@@ -17,9 +19,8 @@ import {
   StorageError,
 } from "../errors.ts";
 import { checksumOf } from "../hashes.ts";
-import { idBytesOf, incomingIdentity, replayedIdBytes } from "../ids.ts";
-import { idOf, type Message, sourceOf, textOf } from "../message.ts";
-import { handlerOutbox } from "../outbox/outbox.ts";
+import { idBytesOf, replayedIdBytes } from "../ids.ts";
+import { idOf, sourceOf } from "../message.ts";
 import type { BrokerRecord } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type {
@@ -27,12 +28,16 @@ import type {
   LastRecord,
   LogMark,
   PartitionClaim,
+  PartitionRef,
   RecordRef,
   Storage,
   StorageVerbs,
 } from "../ports/storage.ts";
+import type { GiveUp } from "./failure-policy.ts";
 import type { Handler } from "./handler.ts";
-import { type HandlerWatch, handlerHung, handlerWatch } from "./handler-time.ts";
+import { afterHandler, handleOne, type Running, reason, untilCut } from "./handler-run.ts";
+import { atOnceByKey } from "./handlers-at-once.ts";
+import { type Sorted, sorted } from "./parking.ts";
 
 /** The records of one partition that share one transaction. */
 export interface Chunk {
@@ -47,10 +52,24 @@ export interface Chunk {
   readonly endEpoch: number | null;
 }
 
+/** What a chunk did with its records. */
+export interface ChunkCounts {
+  readonly applied: number;
+  readonly duplicates: number;
+  /** Set aside: given up, or behind another of their key. */
+  readonly parked: number;
+  readonly dropped: number;
+}
+
 export type ChunkOutcome =
-  | { readonly kind: "committed"; readonly applied: number; readonly duplicates: number }
+  | ({ readonly kind: "committed" } & ChunkCounts)
   /** A message failed, and nothing was committed. `offset` is null where nobody knows which. */
   | { readonly kind: "failed"; readonly offset: bigint | null; readonly error: OnceboxError }
+  /**
+   * Handlers that ran at once failed: in order it shows which. `refused`: one did what cannot be done
+   * beside others.
+   */
+  | { readonly kind: "failed-at-once"; readonly refused: boolean; readonly error: unknown }
   | { readonly kind: "trouble"; readonly trouble: "global" | "local"; readonly error: unknown }
   | { readonly kind: "fenced" }
   /** The row is not where it was left, though the claim holds: the database went back. */
@@ -66,6 +85,10 @@ export interface ChunkRun {
   readonly claim: PartitionClaim;
   readonly chunk: Chunk;
   readonly attempt: number;
+  /** Handlers of different keys that may run at the same time; 1: one after another, in order. */
+  readonly atOnceMax: number;
+  /** What is done with one of the records instead of handling it. */
+  readonly giveUp: GiveUp | null;
   /** Aborted when there is no time left: the transaction is cut where it stands. */
   readonly cut: AbortSignal;
   readonly clock: Clock;
@@ -96,150 +119,93 @@ export async function runChunk<Tx>(run: HandlerRun<Tx>): Promise<ChunkOutcome> {
     await transaction.rollback();
     return { kind: "moved", nextOffset: transaction.nextOffset };
   }
-  const watch = handlerWatch(run.clock, run.handlerTimeoutMs);
-  const progress: Progress = { watch, signal: AbortSignal.any([cut, watch.signal]), at: null };
-  try {
-    return await untilCut(run, transaction, progress, handleAndCommit(run, transaction, progress));
-  } finally {
-    watch.end();
-  }
-}
-
-/** Where a chunk is: which handler runs, and since when. */
-interface Progress {
-  readonly watch: HandlerWatch;
-  /** For handlers: cut, or hung. */
-  readonly signal: AbortSignal;
-  at: bigint | null;
+  return untilCut(run, transaction, claim, (running) => handleAndCommit(run, transaction, running));
 }
 
 /** The handlers, then the commit; what fails in between rolls back. */
 async function handleAndCommit<Tx>(
   run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
-  progress: Progress,
+  running: Running,
 ): Promise<ChunkOutcome> {
-  const { storage, chunk } = run;
-  let applied = 0;
-  let published = false;
-  for (const [index, record] of chunk.records.entries()) {
-    const recorded = transaction.recorded[index];
-    if (recorded === "duplicate" || recorded === "done") continue;
-    // Cut while a handler ran: the next owner handles the rest.
-    if (progress.signal.aborted) return { kind: "cut" };
-    progress.at = record.offset;
-    progress.watch.begin();
-    try {
-      if (recorded !== "new") throw idConflict(run.claim, record);
-      published = (await handleOne(run, transaction, record, progress.signal)) || published;
-      applied += 1;
-    } catch (error) {
-      return afterHandler(run, transaction, record, error);
-    }
-  }
+  const { storage, chunk, giveUp } = run;
+  const found = sorted(chunk.records, transaction.recorded, giveUp);
+  const atOnce = run.atOnceMax > 1 && found.toHandle.length > 1;
+  const ended = atOnce
+    ? await handleAtOnce(run, transaction, running, found)
+    : await handleInOrder(run, transaction, running, found);
+  if (ended !== null) return ended;
   // From here on it is the database that takes its time.
-  progress.watch.end();
+  running.watch.end();
   try {
-    await transaction.commit(chunk.endOffset, markOf(chunk));
+    await transaction.commit(chunk.endOffset, markOf(chunk), found.toPark);
   } catch (error) {
     return afterFailure(storage, error);
   }
-  if (published) storage.wake.send();
-  return { kind: "committed", applied, duplicates: chunk.records.length - applied };
+  if (running.published) storage.wake.send();
+  return { kind: "committed", ...countsOf(found) };
 }
 
-/** Runs one handler; tells whether it published something. */
-async function handleOne<Tx>(
+export function countsOf({ toHandle, toPark, dropped, duplicates }: Sorted): ChunkCounts {
+  return { applied: toHandle.length, parked: toPark.length, dropped, duplicates };
+}
+
+/** Null: all went well. */
+async function handleInOrder<Tx>(
   run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
-  record: BrokerRecord,
-  signal: AbortSignal,
-): Promise<boolean> {
-  const { message, identity } = incomingOf(run.claim, record);
-  const { tx, end } = transaction.handle();
-  const { source, clock } = run;
-  const outbox = handlerOutbox(run.storage, tx, identity, { source, clock });
-  let published = false;
-  try {
-    await run.handler.run(message, tx, {
-      attempt: run.attempt,
-      signal,
-      idempotencyKey: identity,
-      outbox: {
-        enqueue: (messages) => {
-          published = true;
-          return outbox.enqueue(messages);
-        },
-      },
-    });
-  } finally {
-    end();
+  running: Running,
+  { toHandle }: Sorted,
+): Promise<ChunkOutcome | null> {
+  const { claim } = run;
+  for (const { record, conflict } of toHandle) {
+    // Cut while a handler ran: the next owner handles the rest.
+    if (running.signal.aborted) return { kind: "cut" };
+    try {
+      if (conflict) throw idConflict(claim, record.offset);
+      await handleOne(run, transaction, claim, record, running, false);
+    } catch (error) {
+      const { offset } = record;
+      const failure = await afterHandler(run, transaction, claim, offset, error);
+      return failure.kind === "failed" ? { ...failure, offset } : failure;
+    }
   }
-  return published;
+  return null;
 }
 
-/** The message as its handler gets it, and what identifies it in all that is derived from it. */
-export function incomingOf(
-  { consumer, topic, partition }: PartitionClaim,
-  record: BrokerRecord,
-): { readonly message: Message<Uint8Array | null>; readonly identity: string } {
-  const idBytes = idOf(record.headers);
-  const message: Message<Uint8Array | null> = {
-    id: idBytes === null ? null : textOf(idBytes),
-    topic,
-    partition,
-    offset: record.offset,
-    timestamp: record.timestamp,
-    key: record.key === null ? null : textOf(record.key),
-    keyBytes: record.key,
-    value: record.value,
-    headers: record.headers,
-  };
-  const identity = incomingIdentity({
-    consumer,
-    source: sourceOf(record.headers, topic),
-    idBytes: idBytes === null ? null : idBytesOf(idBytes),
-    topic,
-    partition,
-    offset: record.offset,
-  });
-  return { message, identity };
-}
-
-/** Rolls back, then tells the handler's own failure from trouble of the database under it. */
-async function afterHandler<Tx>(
+/** As above, handlers of different keys at the same time. */
+async function handleAtOnce<Tx>(
   run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
-  record: BrokerRecord,
-  error: unknown,
-): Promise<ChunkOutcome> {
-  const clean = await transaction.rollback();
-  const trouble = run.storage.trouble(error);
-  if (trouble !== null) return { kind: "trouble", trouble, error };
-  // The connection went away under the handler, whatever it made of that.
-  if (!clean) return { kind: "trouble", trouble: "global", error };
-  return handlerFailed(run.claim, record, error);
-}
-
-/** The outcome where it was the handler's own failure. */
-export function handlerFailed(
-  { topic, partition }: PartitionClaim,
-  { offset }: BrokerRecord,
-  error: unknown,
-): ChunkOutcome {
-  const failure =
-    error instanceof OnceboxError
-      ? error
-      : new HandlerError(
-          "handler-failed",
-          `the handler of ${topic} failed at ${topic}/${partition}@${offset}: ${reason(error)}`,
-          { cause: error, details: { topic, partition, offset } },
-        );
-  return { kind: "failed", offset, error: failure };
+  running: Running,
+  { toHandle }: Sorted,
+): Promise<ChunkOutcome | null> {
+  const { claim, atOnceMax } = run;
+  const items = toHandle.map((item) => ({ ...item, key: item.record.key }));
+  let error: unknown;
+  try {
+    await atOnceByKey(items, atOnceMax, async ({ record, conflict }) => {
+      if (running.signal.aborted) throw new HandlerError("handler-failed", "cut off");
+      if (conflict) throw idConflict(claim, record.offset);
+      await handleOne(run, transaction, claim, record, running, true);
+    });
+    // One that swallows the refusal has done other work than it would have done alone.
+    if (!running.refused) return null;
+  } catch (caught) {
+    error = caught;
+  }
+  if (running.signal.aborted) return { kind: "cut" };
+  const offset = run.chunk.firstOffset;
+  const failure = await afterHandler(run, transaction, claim, offset, error);
+  if (failure.kind === "trouble" && !running.refused) return failure;
+  return { kind: "failed-at-once", refused: running.refused, error };
 }
 
 /** What a rejected `open` or `commit` means. The transaction has ended either way. */
-export function afterFailure(storage: StorageVerbs, error: unknown): ChunkOutcome {
+export function afterFailure(
+  storage: Pick<StorageVerbs, "trouble">,
+  error: unknown,
+): Extract<ChunkOutcome, { kind: "fenced" | "unknown" | "trouble" | "failed" }> {
   if (error instanceof ClaimLostError) return { kind: "fenced" };
   if (error instanceof CommitUnknownError) return { kind: "unknown", error };
   const trouble = storage.trouble(error);
@@ -249,33 +215,6 @@ export function afterFailure(storage: StorageVerbs, error: unknown): ChunkOutcom
       ? error
       : new StorageError("storage-failed", `a chunk failed: ${reason(error)}`, { cause: error });
   return { kind: "failed", offset: null, error: failure };
-}
-
-/** Nothing is waited for past a deadline: a handler that never returns must not hold anything. */
-async function untilCut<Tx>(
-  { cut, claim, handlerTimeoutMs }: ChunkRun,
-  transaction: ChunkTransaction<Tx>,
-  progress: Progress,
-  outcome: Promise<ChunkOutcome>,
-): Promise<ChunkOutcome> {
-  let onCut = () => {};
-  const wasCut = new Promise<ChunkOutcome>((resolve) => {
-    onCut = () => {
-      transaction.destroy();
-      resolve({ kind: "cut" });
-    };
-    cut.addEventListener("abort", onCut, { once: true });
-  });
-  const hung = progress.watch.hung.then((): ChunkOutcome => {
-    transaction.destroy();
-    const error = handlerHung(claim, progress.at, handlerTimeoutMs);
-    return { kind: "failed", offset: progress.at, error };
-  });
-  try {
-    return await Promise.race([outcome, wasCut, hung]);
-  } finally {
-    cut.removeEventListener("abort", onCut);
-  }
 }
 
 export function recordRefs(claim: PartitionClaim, records: readonly BrokerRecord[]): RecordRef[] {
@@ -306,21 +245,10 @@ export function markOf({ topicId, endEpoch, records }: Chunk): LogMark {
   };
 }
 
-export function idConflict(claim: PartitionClaim, record: BrokerRecord): HandlerError {
-  const { topic, partition } = claim;
+export function idConflict({ topic, partition }: PartitionRef, offset: bigint): HandlerError {
   return new HandlerError(
     "message-id-conflict",
-    `the message at ${topic}/${partition}@${record.offset} has the id of an earlier one but another key or value: ids must be unique within their source`,
-    { details: { topic, partition, offset: record.offset } },
+    `the message at ${topic}/${partition}@${offset} has the id of an earlier one but another key or value: ids must be unique within their source`,
+    { details: { topic, partition, offset } },
   );
-}
-
-function reason(error: unknown): string {
-  if (error instanceof Error) return error.message;
-  try {
-    return String(error);
-  } catch {
-    // An object without a text form, thrown on purpose or by accident.
-    return "a value that cannot be shown";
-  }
 }

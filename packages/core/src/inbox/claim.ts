@@ -5,8 +5,10 @@
 import type { OnceboxError } from "../errors.ts";
 import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
+import { afterFailure, type Chunk, type ChunkOutcome } from "./chunk.ts";
 import { claimError, type GoOn, unregistered } from "./lost-position.ts";
 import type { PartitionContext } from "./partition-context.ts";
+import { type Cut, killerOf } from "./plan.ts";
 
 type Claiming = Pick<
   PartitionContext,
@@ -107,4 +109,26 @@ export async function goOnFrom(
     }
   }
   return null;
+}
+
+/**
+ * Processes died here: writes down which message is tried, so that the next one knows, should this one
+ * die as well. Null: written, or nothing is tried; else what comes instead of the chunk.
+ */
+export async function writtenDown(
+  { storage, policy }: Pick<PartitionContext, "storage" | "policy">,
+  claim: PartitionClaim,
+  { records }: Chunk,
+  { giveUp }: Cut,
+): Promise<ChunkOutcome | null> {
+  const offset = records[0]?.offset;
+  if (offset === undefined || giveUp !== null) return null;
+  const error = policy.onFailure === "block" ? null : killerOf(claim, offset);
+  if (error !== null) return { kind: "failed", offset, error };
+  try {
+    await storage.noteClaim(claim, { kind: "trying", offset });
+    return null;
+  } catch (caught) {
+    return afterFailure(storage, caught);
+  }
 }

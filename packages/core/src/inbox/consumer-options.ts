@@ -15,7 +15,9 @@ import { aSource } from "../outbox/outbox.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Storage, StorageFacts, SyncStorage } from "../ports/storage.ts";
+import type { HandlerOptions } from "./handler.ts";
 import type { LostPositionPolicy } from "./lost-position.ts";
+import { aStart } from "./start.ts";
 
 export interface ConsumerOptions<Tx> {
   /** Stable name under which positions and ids are kept. Another name starts from the beginning. */
@@ -48,10 +50,22 @@ export interface ConsumerOptions<Tx> {
   readonly chunkBytesMax?: number;
   /**
    * Most partitions with an open transaction at once. Each takes a connection while it works; the
-   * pool needs two more for claims.
+   * pool needs two more for claims and one for parked messages.
    * @defaultValue 4
    */
   readonly partitionsAtOnceMax?: number;
+  /**
+   * Most handlers that run at the same time in one chunk, where a handler's `ordering` is "key". More
+   * keeps the connection busier; fewer holds fewer messages in work.
+   * @defaultValue 100
+   */
+  readonly handlersAtOnceMax?: number;
+  /**
+   * How often parked messages that are due are looked for, in milliseconds. Shorter: tried sooner;
+   * longer: fewer statements while nothing is parked.
+   * @defaultValue 1000
+   */
+  readonly redriveIntervalMs?: number;
   /**
    * Fetched batches kept for one partition; a partition with a full buffer is not fetched. More
    * smooths uneven handlers, and costs memory.
@@ -112,7 +126,7 @@ export interface ConsumerOptions<Tx> {
 
 /** As ConsumerOptions; a handler that does not wait cannot be cut off, so it has no time limit. */
 export interface SyncConsumerOptions<Tx>
-  extends Omit<ConsumerOptions<never>, "storage" | "handlerTimeoutMs"> {
+  extends Omit<ConsumerOptions<never>, "storage" | "handlerTimeoutMs" | "handlersAtOnceMax"> {
   /** The database that holds the inbox and the business tables. */
   readonly storage: SyncStorage<Tx>;
 }
@@ -121,6 +135,8 @@ const defaults = {
   chunkSizeMax: 100,
   chunkBytesMax: 4 * 2 ** 20,
   partitionsAtOnceMax: 4,
+  handlersAtOnceMax: 100,
+  redriveIntervalMs: 1_000,
   bufferBatchesMax: 3,
   bufferBytesMax: 8 * 2 ** 20,
   offsetCommitIntervalMs: 1_000,
@@ -170,6 +186,8 @@ export function checkConsumerOptions(options: unknown): void {
     chunkSizeMax: integer(1, 10_000),
     chunkBytesMax: integer(1, 2 ** 30),
     partitionsAtOnceMax: integer(1, 1_000),
+    handlersAtOnceMax: integer(1, 10_000),
+    redriveIntervalMs: integer(10, 3_600_000),
     bufferBatchesMax: integer(1, 1_000),
     bufferBytesMax: integer(1, 2 ** 30),
     offsetCommitIntervalMs: integer(10, 3_600_000),
@@ -236,17 +254,48 @@ export function checkHandler<Tx>(
   }
 }
 
+/** Throws ConfigurationError that lists every wrong option of a handler. */
+export function checkHandlerOptions(what: string, options: HandlerOptions): void {
+  checkOptions(what, options, {
+    ordering: oneOf("partition", "key"),
+    onFailure: oneOf("park", "block", "drop"),
+    startFrom: aStart,
+    retry: anObject,
+  });
+  const { retry = {} } = options;
+  checkOptions(`${what}, retry`, retry, {
+    localAttemptsMax: integer(1, 1_000),
+    attemptsMax: integer(1, 100_000),
+    localBackoffMs: integer(1, 3_600_000),
+    localBackoffMaxMs: integer(1, 3_600_000),
+    redriveBackoffMs: integer(1, 86_400_000),
+    redriveBackoffMaxMs: integer(1, 30 * 86_400_000),
+  });
+  if (options.onFailure === "block" && Object.values(retry).some((value) => value !== undefined)) {
+    throw new ConfigurationError(
+      "invalid-options",
+      `${what}: retry has no meaning with onFailure "block", which tries for ever: leave it out`,
+    );
+  }
+}
+
+const anObject: Rule = {
+  is: "an object",
+  fits: (value) => typeof value === "object" && value !== null,
+  optional: true,
+};
+
 /** Options against what the database says of itself. Throws ConfigurationError. */
 export function checkFacts<Tx>(
   { name, partitionsAtOnceMax, broker }: CompleteOptions<Tx>,
   facts: StorageFacts,
-  claimsAtOnceMax: number,
+  besides: number,
 ): void {
-  const needed = partitionsAtOnceMax + claimsAtOnceMax;
+  const needed = partitionsAtOnceMax + besides;
   if (facts.poolSize < needed) {
     throw new ConfigurationError(
       "pool-too-small",
-      `consumer ${name} needs ${needed} connections (partitionsAtOnceMax ${partitionsAtOnceMax} + ${claimsAtOnceMax} for claims), the pool has ${facts.poolSize}: enlarge the pool or lower partitionsAtOnceMax`,
+      `consumer ${name} needs ${needed} connections (partitionsAtOnceMax ${partitionsAtOnceMax} + ${besides} for claims and parked messages), the pool has ${facts.poolSize}: enlarge the pool or lower partitionsAtOnceMax`,
       { details: { needed, poolSize: facts.poolSize } },
     );
   }

@@ -72,7 +72,7 @@ function fakeStorage() {
   ): ChunkTransaction<"tx"> => ({
     nextOffset: rowOf(claim.partition).nextOffset,
     recorded: records.map(() => "new"),
-    handle: () => ({ tx: "tx", end: () => undefined }),
+    handle: () => ({ tx: "tx", end: () => undefined, refused: () => false }),
     commit: async (nextOffset) => {
       prove(claim);
       rowOf(claim.partition).nextOffset = nextOffset;
@@ -89,8 +89,19 @@ function fakeStorage() {
       const claimed = rowOf(ref.partition);
       claimed.epoch += 1n;
       const replay = { number: 0, until: 0n };
-      return { ...ref, ...claimed, token: `${claimed.epoch}`, replay, incarnation: "db-1" };
+      const stalled = { stalledClaims: 1, trying: null };
+      return {
+        ...ref,
+        ...claimed,
+        ...stalled,
+        token: `${claimed.epoch}`,
+        replay,
+        incarnation: "db-1",
+      };
     },
+    noteClaim: async () => undefined,
+    takeParked: async () => [],
+    settleParked: async () => true,
     lostClaims: async (claims: readonly PartitionClaim[]) =>
       claims.filter((one) => !holds(one) || rowOf(one.partition).nextOffset !== one.nextOffset),
     open: async (claim: PartitionClaim, records: readonly RecordRef[]) => {

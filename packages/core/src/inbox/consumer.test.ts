@@ -58,7 +58,7 @@ function fakeStorage() {
   const transaction = (records: readonly RecordRef[]): ChunkTransaction<Tx> => ({
     nextOffset: row.nextOffset,
     recorded: records.map(() => "new"),
-    handle: () => ({ tx: "tx", end: () => undefined }),
+    handle: () => ({ tx: "tx", end: () => undefined, refused: () => false }),
     commit: async (nextOffset) => {
       row.nextOffset = nextOffset;
     },
@@ -70,13 +70,25 @@ function fakeStorage() {
     registerTopic: async () => undefined,
     isRegistered: async () => true,
     lostClaims: async () => [],
+    noteClaim: async () => undefined,
+    takeParked: async () => [],
     trouble: (): null => null,
     claim: async (ref: PartitionRef): Promise<PartitionClaim> => {
       row.epoch += 1n;
       const log = { topicId: null, leaderEpoch: null, last: null };
       const replay = { number: 0, until: 0n };
       const token = `${row.epoch}`;
-      return { ...ref, ...row, token, log, replay, soughtEpoch: 0n, incarnation: "db-1" };
+      return {
+        ...ref,
+        ...row,
+        token,
+        log,
+        replay,
+        soughtEpoch: 0n,
+        stalledClaims: 1,
+        trying: null,
+        incarnation: "db-1",
+      };
     },
     open: async (_: PartitionClaim, records: readonly RecordRef[]) => transaction(records),
     wake: { send: () => undefined, expect: () => undefined },

@@ -6,7 +6,6 @@
 import { ConfigurationError } from "../errors.ts";
 import { guarded, type Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
-import { checkOptions, oneOf } from "../options.ts";
 import type { GroupOffset, RecordBatch, TopicPartition } from "../ports/broker.ts";
 import { type Clock, systemClock, within } from "../ports/clock.ts";
 import type { PartitionClaim } from "../ports/storage.ts";
@@ -19,23 +18,29 @@ import {
   checkConsumerOptions,
   checkFacts,
   checkHandler,
+  checkHandlerOptions,
   type SyncConsumerOptions,
   withDefaults,
 } from "./consumer-options.ts";
 import type { Consumer, SyncConsumer } from "./consumer-service.ts";
-import { groupAhead } from "./group-offsets.ts";
+import { type FailurePolicy, failurePolicy } from "./failure-policy.ts";
+import { groupAhead, groupOffsetsOf } from "./group-offsets.ts";
 import type { Handler, HandlerOptions, Run } from "./handler.ts";
 import { type OffsetRelay, offsetRelay } from "./offset-relay.ts";
 import { PartitionWorker } from "./partition.ts";
 import type { PartitionContext } from "./partition-context.ts";
 import { permits } from "./permits.ts";
-import { aStart, resolveStart, type StartFrom } from "./start.ts";
-import type { Health, PartitionStatus } from "./status.ts";
-import { chunkRunner } from "./sync-chunk.ts";
+import { type RedriveContext, redriveWorker } from "./redrive-worker.ts";
+import { resolveStart, type StartFrom } from "./start.ts";
+import { type Health, healthOf, type PartitionStatus } from "./status.ts";
+import { type Runners, runnersOf } from "./sync-runs.ts";
 import { type WatchContext, watch } from "./watchdog.ts";
 
 /** Claims that may wait for a lock at once, beside the open chunks. */
 const claimsAtOnceMax = 2;
+
+/** Parked messages that are tried again at once, in this process. */
+const redrivesAtOnceMax = 1;
 
 /** Part of a stop's deadline that running chunks do not get: see `#stop`. */
 const stopReserveMs = 1_000;
@@ -63,6 +68,17 @@ interface Assignment {
   readonly groupOffsets: Promise<readonly GroupOffset[]>;
 }
 
+/** What is the same for all topics. */
+type SharedContext = Omit<PartitionContext, "runChunk" | "policy" | "atOnceMax" | "keepOrder">;
+
+/** One topic, as its handler asked for it. */
+interface Handled extends Runners {
+  readonly startFrom: StartFrom;
+  readonly policy: FailurePolicy;
+  /** Whether handlers of different keys may run at the same time. */
+  byKey: boolean;
+}
+
 class InboxConsumer<Tx> implements Consumer<Tx> {
   readonly start: Service["start"];
   readonly stop: Service["stop"];
@@ -72,9 +88,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   readonly #groupId: string;
   readonly #clock: Clock;
   readonly #observe: Observer;
-  readonly #handlers = new Map<string, Handler<Tx>>();
-  readonly #starts = new Map<string, StartFrom>();
-  readonly #context: Omit<PartitionContext, "runChunk">;
+  readonly #handlers = new Map<string, Handled>();
+  readonly #context: SharedContext;
   readonly #offsets: OffsetRelay;
   readonly #client: SteadyClient;
   readonly #cut = new AbortController();
@@ -87,6 +102,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   #databaseTrouble: unknown = null;
   #offsetsDone: Promise<void> = Promise.resolve();
   #watching: Promise<void> = Promise.resolve();
+  #redriving: Promise<void> = Promise.resolve();
   #started = false;
 
   constructor(options: ConsumerOptions<Tx> | SyncConsumerOptions<Tx>) {
@@ -127,13 +143,9 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   ): this {
     const given = "run" in what ? what : what.handler(runOrOptions as Run<Out, Tx>);
     const options = "run" in what ? (runOrOptions as HandlerOptions | undefined) : optionsOfRun;
-    const { name } = this.#options;
+    const { name, storage, source } = this.#options;
     checkHandler(this.#options, given.topic, "run" in what ? what.run : runOrOptions);
-    checkOptions(`consumer ${name}, handler of ${given.topic}`, options ?? {}, {
-      ordering: oneOf("partition"),
-      onFailure: oneOf("block"),
-      startFrom: aStart,
-    });
+    checkHandlerOptions(`consumer ${name}, handler of ${given.topic}`, options ?? {});
     if (this.#started) {
       throw new ConfigurationError(
         "invalid-options",
@@ -146,26 +158,25 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
         `consumer ${name} handles ${given.topic} already: one handler per topic`,
       );
     }
-    this.#handlers.set(given.topic, given);
-    this.#starts.set(given.topic, options?.startFrom ?? "earliest");
+    const { startFrom = "earliest", ordering } = options ?? {};
+    const policy = failurePolicy(options ?? {});
+    const runners = runnersOf(storage, given, source);
+    this.#handlers.set(given.topic, { ...runners, startFrom, policy, byKey: ordering === "key" });
     return this;
   }
 
   readonly status = (): readonly PartitionStatus[] =>
     this.#workers().map((worker) => worker.status());
 
-  readonly health = (): Health => {
-    const reasons: string[] = [];
-    if (!this.#started) reasons.push("not started");
-    else if (this.#stopping.signal.aborted) reasons.push("stopping");
-    else if (!this.#client.connected) reasons.push("no Kafka client: one is being made");
-    else if (this.#assignment === null) reasons.push("has not joined its group yet");
-    if (this.#databaseTrouble !== null) reasons.push("the database cannot be reached");
-    const ready = reasons.length === 0;
-    const { live } = this.#client;
-    if (!live) reasons.push("the Kafka client keeps falling silent");
-    return { ready, live, reasons };
-  };
+  readonly health = (): Health =>
+    healthOf({
+      started: this.#started,
+      stopping: this.#stopping.signal.aborted,
+      connected: this.#client.connected,
+      joined: this.#assignment !== null,
+      databaseTrouble: this.#databaseTrouble !== null,
+      live: this.#client.live,
+    });
 
   readonly pause = (topic?: string | Topic<never, unknown>): void => {
     const name = this.#handled(topic);
@@ -230,7 +241,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#observe({ type: "inbox.batch-dropped", consumer, topic, partition, reason });
   }
 
-  #makeContext(): Omit<PartitionContext, "runChunk"> {
+  #makeContext(): SharedContext {
     const options = this.#options;
     return {
       storage: options.storage,
@@ -273,7 +284,10 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
         `consumer ${name} has no handler: call handle(topic, run) before start`,
       );
     }
-    checkFacts(this.#options, await storage.check(), claimsAtOnceMax);
+    const facts = await storage.check();
+    checkFacts(this.#options, facts, claimsAtOnceMax + redrivesAtOnceMax);
+    if (!facts.pipelined)
+      for (const topic of this.#handlers.keys()) this.#keepOrder(topic, "not-pipelined");
     for (const topic of this.#handlers.keys()) await this.#register(topic);
     if (stopping.aborted) return;
     stopping.addEventListener("abort", () => this.#stopping.abort(), { once: true });
@@ -281,13 +295,14 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     const { signal } = this.#stopping;
     this.#offsetsDone = this.#offsets.run(signal);
     this.#watching = watch(this.#watchContext(), signal);
+    this.#redriving = redriveWorker(this.#redriveContext()).run(signal);
   }
 
   /** Every partition gets its row at once, so that no start is resolved later by another rule. */
   async #register(topic: string): Promise<void> {
     const { broker, storage, name: consumer } = this.#options;
     const known = await storage.isRegistered(consumer, topic);
-    const from = known ? "earliest" : (this.#starts.get(topic) ?? "earliest");
+    const from = known ? "earliest" : (this.#handlers.get(topic)?.startFrom ?? "earliest");
     const { topicId, offsets: start } = await resolveStart(broker, topic, from);
     // Added partitions begin at 0, not at what retention has left: what is gone must be told.
     const added = new Map(Array.from(start.keys(), (partition) => [partition, 0n]));
@@ -302,16 +317,19 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#observe({ type: "inbox.assigned", consumer, assignment: number, partitions });
     const workers = new Map<string, PartitionWorker>();
     const topics = [...new Set(partitions.map(({ topic }) => topic))];
-    const groupOffsets = this.#groupOffsets(topics);
+    const groupOffsets = groupOffsetsOf(this.#options.broker, this.#groupId, topics);
     this.#assignment = { number, workers, groupOffsets };
     // Without a partition nothing would ask the database again, and an old trouble would stay.
     if (partitions.length === 0) this.#databaseTrouble = null;
     for (const { topic, partition } of partitions) {
       const handler = this.#handlers.get(topic);
       if (handler === undefined) continue;
-      const { storage, source } = this.#options;
-      const runChunk = chunkRunner(storage, handler, source);
-      const context = { ...this.#context, runChunk };
+      const { runChunk, policy } = handler;
+      const context = {
+        ...{ ...this.#context, runChunk, policy },
+        atOnceMax: () => (handler.byKey ? this.#options.handlersAtOnceMax : 1),
+        keepOrder: () => this.#keepOrder(topic, "refused"),
+      };
       workers.set(
         `${topic}/${partition}`,
         new PartitionWorker(context, { consumer, topic, partition }),
@@ -329,20 +347,29 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#assignment = null;
   }
 
-  /** Only looked at: what cannot be read is no reason to wait. */
-  async #groupOffsets(topics: readonly string[]): Promise<readonly GroupOffset[]> {
-    if (topics.length === 0) return [];
-    try {
-      return (await this.#options.broker.group(this.#groupId, topics)).offsets;
-    } catch {
-      // The next assignment looks again; the database decides in any case.
-      return [];
-    }
-  }
-
   async #compareGroup(claim: PartitionClaim): Promise<void> {
     const ahead = groupAhead(claim, (await this.#assignment?.groupOffsets) ?? []);
     if (ahead !== null) this.#observe(ahead);
+  }
+
+  /** For the life of this process, and said once. */
+  #keepOrder(topic: string, why: "not-pipelined" | "refused"): void {
+    const handler = this.#handlers.get(topic);
+    if (handler?.byKey !== true) return;
+    handler.byKey = false;
+    const consumer = this.#options.name;
+    this.#observe({ type: "inbox.ordering-kept", consumer, topic, why });
+  }
+
+  #redriveContext(): RedriveContext {
+    const { name: consumer, storage, handlerTimeoutMs, redriveIntervalMs } = this.#options;
+    const { paused } = this.#context;
+    return {
+      ...{ consumer, storage, handlerTimeoutMs, pollIntervalMs: redriveIntervalMs },
+      ...{ clock: this.#clock, observe: this.#observe, cut: this.#cut.signal },
+      topics: () => [...this.#handlers.keys()].filter((topic) => !paused(topic)),
+      handlerOf: (topic) => this.#handlers.get(topic) as Handled,
+    };
   }
 
   #watchContext(): WatchContext {
@@ -369,7 +396,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#stopping.abort();
     const workers = this.#workers();
     for (const worker of workers) worker.end();
-    const finished = Promise.all([...workers.map((worker) => worker.done), ...this.#finishing]);
+    const done = [...workers.map((worker) => worker.done), ...this.#finishing, this.#redriving];
+    const finished = Promise.all(done);
     await this.#atMost(left() - reserveMs, finished);
     this.#cut.abort();
     await this.#atMost(reserveMs / 2, Promise.all([finished, this.#client.settled]));

@@ -9,7 +9,7 @@ const ref = { consumer: "billing", topic: "orders", partition: 0 };
 const claim: PartitionClaim = {
   ...{ ...ref, token: "t", epoch: 6n, nextOffset: 10n, replay: { number: 0, until: 0n } },
   ...{ log: { topicId: null, leaderEpoch: null, last: null } },
-  ...{ soughtEpoch: 4n, incarnation: "db-1" },
+  ...{ soughtEpoch: 4n, stalledClaims: 1, trying: null, incarnation: "db-1" },
 };
 
 const written = (incarnation: string, epoch: bigint, offset: bigint) =>

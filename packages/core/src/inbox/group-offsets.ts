@@ -3,7 +3,7 @@
  * means. Pure. The database decides in every case; people want to know why the two differ.
  */
 import type { OnceboxEvent } from "../events.ts";
-import type { GroupOffset } from "../ports/broker.ts";
+import type { Broker, GroupOffset } from "../ports/broker.ts";
 import type { PartitionClaim } from "../ports/storage.ts";
 
 /** What lag tools show beside the offset, and what tells a database that was set back. */
@@ -43,4 +43,18 @@ function whyAhead(
   if (BigInt(nextOffset) !== offset) return "moved";
   if (incarnation !== claim.incarnation) return "other-database";
   return BigInt(epoch) < claim.soughtEpoch ? null : "set-back";
+}
+
+/** Only looked at: what cannot be read is no reason to wait, and the next assignment looks again. */
+export async function groupOffsetsOf(
+  broker: Pick<Broker, "group">,
+  groupId: string,
+  topics: readonly string[],
+): Promise<readonly GroupOffset[]> {
+  if (topics.length === 0) return [];
+  try {
+    return (await broker.group(groupId, topics)).offsets;
+  } catch {
+    return [];
+  }
 }

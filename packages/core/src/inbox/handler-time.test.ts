@@ -7,12 +7,30 @@ describe("a watch over the handlers of a chunk", () => {
     const { clock, advance } = clockByHand();
     const watch = handlerWatch(clock, 100);
     await advance(90);
-    watch.begin();
+    const ended = watch.begin(7n);
+    await advance(90);
+    ended();
+    watch.begin(8n);
     await advance(90);
     expect(watch.signal.aborted).toBe(false);
     await advance(10);
     expect(watch.signal.aborted).toBe(true);
-    expect(await watch.hung).toBe("hung");
+    expect(await watch.hung).toBe(8n);
+  });
+
+  it("finds the one that hangs among those that run at once", async () => {
+    const { clock, advance } = clockByHand();
+    const watch = handlerWatch(clock, 100);
+    const first = watch.begin(1n);
+    await advance(10);
+    watch.begin(2n);
+    const third = watch.begin(3n);
+    first();
+    third();
+    await advance(99);
+    expect(watch.signal.aborted).toBe(false);
+    await advance(1);
+    expect(await watch.hung).toBe(2n);
   });
 
   it("says nothing once it has ended", async () => {

@@ -4,7 +4,10 @@ import type { StartFrom } from "./start.ts";
 
 /** What a handler gets besides the message and the transaction. */
 export interface HandlerContext {
-  /** 1 for the first try of this message by this process, then counting up. */
+  /**
+   * 1 for the first try of this message, then counting up: by this process while its partition waits,
+   * by whichever process once it is parked.
+   */
   readonly attempt: number;
   /**
    * Aborted when the handler takes longer than `handlerTimeoutMs`, when a stop runs out of time, or a
@@ -65,14 +68,57 @@ export interface HandlerOptions {
    */
   readonly startFrom?: StartFrom;
   /**
-   * `partition`: one message after another, in offset order. The only order so far.
+   * `partition`: one message after another, in offset order. `key`: messages of different keys at the
+   * same time in one transaction, those of one key in order; several times faster where the connection
+   * is pipelined (pg with `pipeline: true`), as `partition` where it is not. For handlers of different
+   * keys that share no rows, or change shared rows by single relative statements only
+   * (`SET n = n + 1`): locks do not separate handlers of one transaction.
    * @defaultValue "partition"
    */
-  readonly ordering?: "partition";
+  readonly ordering?: "partition" | "key";
   /**
-   * `block`: the partition waits, visibly, and the message is tried again until it passes. The only
-   * choice until parking arrives.
-   * @defaultValue "block"
+   * What follows when a message keeps failing. `park`: it is set aside with those of its key behind it
+   * and tried again beside; messages of other keys go on. `block`: its partition waits, visibly, until
+   * it passes: total order. `drop`: it is given up for good, and an event tells of it.
+   * @defaultValue "park"
    */
-  readonly onFailure?: "block";
+  readonly onFailure?: "park" | "block" | "drop";
+  /** How often and when a message is tried again; `block` tries for ever. */
+  readonly retry?: RetryOptions;
+}
+
+/** The database's own trouble (outages, deadlocks, time-outs) spends no try. */
+export interface RetryOptions {
+  /**
+   * Tries here and now, while the partition waits for the message.
+   * @defaultValue 5
+   */
+  readonly localAttemptsMax?: number;
+  /**
+   * Longest pause before the second try, in milliseconds; doubles with each further one. The pause is
+   * drawn at random below it.
+   * @defaultValue 50
+   */
+  readonly localBackoffMs?: number;
+  /**
+   * Longest pause between two tries here, in milliseconds.
+   * @defaultValue 1000
+   */
+  readonly localBackoffMaxMs?: number;
+  /**
+   * Tries altogether, those of the parked message included; then it is dead and waits for a person. Up
+   * to `localAttemptsMax`: dead at once.
+   * @defaultValue 20
+   */
+  readonly attemptsMax?: number;
+  /**
+   * Longest pause before a parked message is tried again, in milliseconds; doubles with each try.
+   * @defaultValue 1000
+   */
+  readonly redriveBackoffMs?: number;
+  /**
+   * Longest pause between two tries of a parked message, in milliseconds.
+   * @defaultValue 300000
+   */
+  readonly redriveBackoffMaxMs?: number;
 }

@@ -3,8 +3,6 @@
  * offsets. What stands before the failed message is good and goes first, in one chunk; then the
  * failed one goes alone, so that it fails nobody else.
  */
-import { HandlerError } from "../errors.ts";
-import type { PartitionRef } from "../ports/storage.ts";
 import type { Chunk } from "./chunk.ts";
 
 /** Messages from `from` up to `until` run one at a time. */
@@ -70,15 +68,4 @@ export function afterCommit(
 
 function max(a: bigint, b: bigint): bigint {
   return a > b ? a : b;
-}
-
-/** Alone, a message that keeps meeting trouble of the database has failed by itself. */
-export function keptMeetingTrouble(
-  { topic, partition }: PartitionRef,
-  { firstOffset }: Chunk,
-  times: number,
-  cause: unknown,
-): HandlerError {
-  const text = `a chunk of ${topic}/${partition} from ${firstOffset} met trouble in the database ${times} times in a row`;
-  return new HandlerError("handler-failed", text, { cause });
 }

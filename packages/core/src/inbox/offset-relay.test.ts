@@ -14,6 +14,8 @@ const claim: PartitionClaim = {
   log: { topicId: null, leaderEpoch: null, last: null },
   replay: { number: 0, until: 0n },
   soughtEpoch: 0n,
+  stalledClaims: 1,
+  trying: null,
   incarnation: "db-1",
 };
 

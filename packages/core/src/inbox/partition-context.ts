@@ -1,6 +1,7 @@
 /** What a partition's worker is given: everything it shares with the others of its consumer. */
 import type { PartitionClaim, PartitionRef, StorageVerbs } from "../ports/storage.ts";
 import type { RunChunk } from "./chunk.ts";
+import type { FailurePolicy } from "./failure-policy.ts";
 import type { GoOn } from "./lost-position.ts";
 import type { Permits } from "./permits.ts";
 import type { ReaderContext } from "./reader.ts";
@@ -19,6 +20,12 @@ export interface PartitionContext extends ReaderContext {
   readonly heartbeatIntervalMs: number;
   readonly sessionTimeoutMs: number;
   readonly handlerTimeoutMs: number;
+  /** Of this topic's handler. */
+  readonly policy: FailurePolicy;
+  /** Handlers of different keys that may run at the same time, now; 1: one after another. */
+  readonly atOnceMax: () => number;
+  /** A handler did what cannot be done beside others: from now on they run one after another. */
+  readonly keepOrder: () => void;
   /** Gives a partition without a row its start. */
   readonly register: (topic: string) => Promise<void>;
   /** Where a policy's way on leads to, as numbers. */

@@ -7,34 +7,37 @@
  *              ▼                                                    │
  *   claiming ──▶ claimed ──▶ chunk ──▶ committed ──▶ next chunk     │
  *      │             │        │ ▲                                   │
- *      └─ wait,      │        │ └─ failed: good messages before it, then it alone, with back-off
- *         try again  │        │ └─ trouble: the same chunk again, no attempt spent
+ *      └─ wait,      │        │ └─ failed: good messages before it, then it alone, with back-off,
+ *         try again  │        │ │  then it is set aside (see plan.ts)
+ *                    │        │ └─ trouble: the same chunk again, no attempt spent
  *                    │        └─────────────────────────────────────┤
  *                    └─ position lost ── a policy says go on ───────┘
  *                            └─ waits for an operator's seek, which fences the claim
  *   ended: by a new assignment or a stop; a running chunk still finishes, fenced by its token.
  */
-import { type OnceboxError, PermanentError } from "../errors.ts";
+import type { OnceboxError } from "../errors.ts";
 import type { FetchPosition } from "../ports/broker.ts";
 import { within } from "../ports/clock.ts";
 import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
-import { backoffMs, backoffs } from "../retry.ts";
 import type { Chunk, ChunkOutcome } from "./chunk.ts";
-import { claimPartition, goOnFrom, isHeld } from "./claim.ts";
-import {
-  afterCommit,
-  afterFailure,
-  chunkCut,
-  type Isolation,
-  keptMeetingTrouble,
-} from "./isolation.ts";
+import { claimPartition, goOnFrom, isHeld, writtenDown } from "./claim.ts";
 import { type GoOn, rewound } from "./lost-position.ts";
 import type { PartitionContext } from "./partition-context.ts";
+import {
+  type Cut,
+  cutOf,
+  freshPlan,
+  keptMeetingTrouble,
+  type Plan,
+  planAfterCommit,
+  planAfterFailure,
+  planAfterTrouble,
+  planInOrder,
+  planOfClaim,
+  toldOf,
+} from "./plan.ts";
 import { Reader } from "./reader.ts";
-import type { PartitionState, PartitionStatus } from "./status.ts";
-
-/** Reruns of a chunk under local trouble (deadlock, time-out) before its messages run one by one. */
-const localRerunsMax = 10;
+import { type PartitionStatus, statusOf } from "./status.ts";
 
 /** From here on the wait after being fenced does not double any more. */
 const fencesMax = 5;
@@ -53,10 +56,10 @@ export class PartitionWorker {
   #claim: PartitionClaim | null = null;
   #nextOffset: bigint | null = null;
   #lastEpoch = 0n;
-  #isolation: Isolation | null = null;
-  /** Of the chunk at hand, in a row, under this kind of trouble. */
-  #reruns = 0;
-  #rerunsOf: "global" | "local" = "global";
+  #plan: Plan;
+  /** A claim that was given up alive and moved nothing: whoever counts dead ones must know. */
+  #leaving: Promise<unknown> = Promise.resolve();
+  #moved = false;
   /** Times that the claim was taken over in a row, without a commit in between. */
   #fences = 0;
   #blockedBy: OnceboxError | null = null;
@@ -70,6 +73,7 @@ export class PartitionWorker {
   constructor(context: PartitionContext, ref: PartitionRef) {
     this.#context = context;
     this.ref = ref;
+    this.#plan = freshPlan(context.chunkSizeMax);
     this.#cut = AbortSignal.any([context.cut, this.#voided.signal]);
     this.done = this.#run();
   }
@@ -107,30 +111,16 @@ export class PartitionWorker {
   readonly nudge = (): void => this.#ring();
 
   status(): PartitionStatus {
-    const { topic, partition } = this.ref;
-    const nextOffset = this.#nextOffset;
-    const logEnd = this.reader?.logEnd ?? null;
-    const blockedBy = this.reader?.lost?.error ?? this.#blockedBy;
-    return {
-      topic,
-      partition,
-      state: this.#state(),
-      epoch: this.#claim?.epoch ?? null,
-      nextOffset,
-      logEnd,
-      lag: nextOffset === null || logEnd === null ? null : logEnd - nextOffset,
-      blockedBy,
-      lastError: blockedBy ?? this.#lastError ?? this.reader?.trouble ?? null,
+    return statusOf(this.ref, {
+      claim: this.#claim,
+      reader: this.reader,
+      paused: this.#paused,
+      nextOffset: this.#nextOffset,
+      blockedBy: this.#blockedBy,
+      lastError: this.#lastError,
       sinceProgressMs:
         this.#progressAt === null ? null : this.#context.clock.now() - this.#progressAt,
-    };
-  }
-
-  #state(): PartitionState {
-    if (this.#claim === null || this.reader === null) return "claiming";
-    if (this.reader.lost !== null) return "displaced";
-    if (this.#paused) return "paused";
-    return this.#blockedBy === null ? "reading" : "blocked";
+    });
   }
 
   /** Starts no further chunk: the service stops. What still commits counts for the group's offset. */
@@ -165,20 +155,25 @@ export class PartitionWorker {
         continue;
       }
       const goOn = reader.lost?.goOn;
-      const chunk = this.#paused ? null : this.#nextChunk(reader);
+      const cut = this.#nextOffset === null ? null : cutOf(this.#plan, this.#nextOffset);
+      const chunk = this.#paused || cut === null ? null : this.#nextChunk(reader, cut);
       if (this.#stolen) await this.#fenced(claim);
       else if (reader.untold) await this.#announce(reader, claim);
       else if (goOn) await this.#goOn(claim, goOn, reader.lost?.error.message ?? "");
-      else if (chunk === null) await this.#rung();
-      else await this.#workOrRecover(claim, chunk);
+      else if (chunk === null || cut === null) await this.#rung();
+      else await this.#workOrRecover(claim, chunk, cut);
     }
+    this.#leave();
+    await this.#leaving;
   }
 
   /** What nobody expected (an adapter that breaks its promise) must not end the process: claim again. */
-  async #workOrRecover(claim: PartitionClaim, chunk: Chunk): Promise<void> {
+  async #workOrRecover(claim: PartitionClaim, chunk: Chunk, cut: Cut): Promise<void> {
     this.#working = true;
     try {
-      await this.#work(claim, chunk);
+      const stop = cut.careful ? await writtenDown(this.#context, claim, chunk, cut) : null;
+      if (stop === null) await this.#work(claim, chunk, cut);
+      else await this.#setBack(claim, chunk, stop);
     } catch (error) {
       this.#unclaim();
       await this.#troubled(chunk, "global", error);
@@ -210,6 +205,12 @@ export class PartitionWorker {
     if (known !== null && nextOffset < known && !sought) this.#rewound(known, nextOffset);
     this.#lastEpoch = epoch;
     this.#claim = claim;
+    this.#moved = false;
+    this.#plan = planOfClaim(this.#plan, claim, this.#context.chunkSizeMax);
+    if (this.#plan.isolation !== null) {
+      const claims = claim.stalledClaims;
+      this.#context.observe({ ...this.ref, type: "inbox.claims-stalled", claims });
+    }
     this.#nextOffset = nextOffset;
     this.reader = new Reader(this.#context, claim, () => this.#ring());
     this.#context.database(null);
@@ -223,13 +224,25 @@ export class PartitionWorker {
 
   /** Buffers and claim go together: what was fetched belongs to a position that may be another now. */
   #unclaim(): void {
+    this.#leave();
     this.#claim = null;
     this.reader = null;
-    this.#isolation = null;
+    this.#plan = { ...freshPlan(this.#context.chunkSizeMax), sizeMax: this.#plan.sizeMax };
     // An operator may have moved the position past the message.
     this.#blockedBy = null;
     this.#stolen = false;
-    this.#reruns = 0;
+  }
+
+  /**
+   * Says that this process lives though it gives up its claim: so that nobody takes rebalances and
+   * outages for messages that kill. Nothing waits for it but the end, and nothing rests on it.
+   */
+  #leave(): void {
+    const claim = this.#claim;
+    if (claim === null || this.#moved) return;
+    this.#moved = true;
+    const noted = this.#context.storage.noteClaim(claim, { kind: "left" });
+    this.#leaving = Promise.allSettled([this.#leaving, noted]);
   }
 
   /** The claim was taken over: by another consumer, or by an operator who moved the position. */
@@ -261,14 +274,11 @@ export class PartitionWorker {
     this.#unclaim();
   }
 
-  #nextChunk(reader: Reader): Chunk | null {
-    if (this.#nextOffset === null) return null;
-    const { alone, before } = chunkCut(this.#isolation, this.#nextOffset);
-    const { chunkSizeMax, chunkBytesMax: bytesMax } = this.#context;
-    return reader.chunk({ recordsMax: alone ? 1 : chunkSizeMax, bytesMax, before });
+  #nextChunk(reader: Reader, { recordsMax, before }: Cut): Chunk | null {
+    return reader.chunk({ recordsMax, bytesMax: this.#context.chunkBytesMax, before });
   }
 
-  async #work(claim: PartitionClaim, chunk: Chunk): Promise<void> {
+  async #work(claim: PartitionClaim, chunk: Chunk, cut: Cut): Promise<void> {
     const { chunks, clock, observe, handlerTimeoutMs, runChunk } = this.#context;
     const release = await chunks.acquire(this.#ending.signal);
     if (release === null) return;
@@ -285,9 +295,10 @@ export class PartitionWorker {
         endOffset: chunk.endOffset,
         messages: chunk.records.length,
       });
-      const attempt = (this.#isolation?.attempts ?? 0) + 1;
-      const cut = this.#cut;
-      outcome = await runChunk({ claim, chunk, attempt, cut, clock, handlerTimeoutMs });
+      const { attempt, giveUp } = cut;
+      const atOnceMax = cut.inOrder ? 1 : this.#context.atOnceMax();
+      const how = { attempt, giveUp, atOnceMax, cut: this.#cut };
+      outcome = await runChunk({ claim, chunk, ...how, clock, handlerTimeoutMs });
     } finally {
       release();
     }
@@ -302,25 +313,25 @@ export class PartitionWorker {
     ms: number,
   ): void {
     const { firstOffset, endOffset: nextOffset } = chunk;
-    const { applied, duplicates } = outcome;
+    const { applied, duplicates, parked } = outcome;
     this.#nextOffset = nextOffset;
-    this.#claim = { ...claim, nextOffset };
+    this.#claim = { ...claim, nextOffset, trying: null };
+    this.#moved = true;
     this.reader?.drop(nextOffset);
     this.#progressAt = this.#context.clock.now();
     this.#context.database(null);
-    this.#reruns = 0;
     this.#fences = 0;
     const { epoch } = claim;
-    const counts = { firstOffset, nextOffset, applied, duplicates };
+    const counts = { firstOffset, nextOffset, applied, duplicates, parked };
     this.#context.observe({ ...this.ref, type: "inbox.chunk-committed", epoch, ...counts, ms });
     this.#tell(claim, nextOffset);
-    const tried = this.#isolation?.attempts ?? 0;
-    const { isolation, passed } = afterCommit(this.#isolation, nextOffset);
-    this.#isolation = isolation;
-    if (!passed) return;
+    const { chunkSizeMax, observe } = this.#context;
+    const { plan, passed } = planAfterCommit(this.#plan, nextOffset, chunkSizeMax);
+    this.#plan = plan;
+    if (passed === null) return;
     this.#blockedBy = null;
     const offset = chunk.records[0]?.offset ?? firstOffset;
-    this.#context.observe({ ...this.ref, type: "inbox.unblocked", offset, attempts: tried });
+    observe({ ...this.ref, ...toldOf(passed, offset) });
   }
 
   async #setBack(claim: PartitionClaim, chunk: Chunk, outcome: ChunkOutcome): Promise<void> {
@@ -339,6 +350,10 @@ export class PartitionWorker {
         return this.#troubled(chunk, outcome.trouble, outcome.error);
       case "failed":
         return this.#failed(chunk, outcome.offset, outcome.error);
+      case "failed-at-once":
+        if (outcome.refused) this.#context.keepOrder();
+        this.#plan = planInOrder(this.#plan, chunk);
+        return;
       case "cut":
         observe({ ...this.ref, type: "inbox.chunk-cut", firstOffset: chunk.firstOffset });
         return this.end();
@@ -348,39 +363,31 @@ export class PartitionWorker {
   /** The database's trouble spends no attempt of a message. */
   async #troubled(chunk: Chunk, trouble: "global" | "local", error: unknown): Promise<void> {
     const { clock, observe } = this.#context;
-    if (this.#rerunsOf !== trouble) this.#reruns = 0;
-    this.#rerunsOf = trouble;
-    this.#reruns += 1;
     this.#lastError = error;
     this.#context.database(trouble === "global" ? error : null);
-    if (trouble === "local" && this.#reruns > localRerunsMax) {
-      return this.#failed(chunk, null, keptMeetingTrouble(this.ref, chunk, this.#reruns, error));
+    const after = planAfterTrouble(this.#plan, trouble, clock.random());
+    if (after === null) {
+      return this.#failed(chunk, null, keptMeetingTrouble(this.ref, chunk, error));
     }
-    const backoff = backoffs[trouble];
-    const waitMs = backoffMs(backoff, this.#reruns, clock.random());
-    const rerun = this.#reruns;
+    this.#plan = after.plan;
+    const { waitMs } = after;
+    const rerun = this.#plan.reruns;
     observe({ ...this.ref, type: "inbox.chunk-rerun", trouble, rerun, waitMs, error });
     await this.#sleep(waitMs);
   }
 
-  /** A message failed: first what is good before it, then it alone, again and again. */
-  async #failed(chunk: Chunk, failed: bigint | null, error: OnceboxError): Promise<void> {
-    const { clock, observe } = this.#context;
-    this.#reruns = 0;
+  /** A message failed: first what is good before it, then it alone, then what its policy says. */
+  async #failed(chunk: Chunk, offset: bigint | null, error: OnceboxError): Promise<void> {
+    const { clock, observe, policy } = this.#context;
     this.#context.database(null);
-    const { isolation, failed: message, wait } = afterFailure(this.#isolation, chunk, failed);
-    this.#isolation = isolation;
-    if (message === null) return;
+    const after = planAfterFailure(this.#plan, chunk, { offset, error }, policy, clock.random());
+    this.#plan = after.plan;
+    if (after.failed === null) return;
     this.#blockedBy = error;
     this.#lastError = error;
-    const { offset, attempt } = message;
-    const pause =
-      error instanceof PermanentError
-        ? backoffs.message.maxMs
-        : backoffMs(backoffs.message, attempt, clock.random());
-    const waitMs = wait ? pause : 0;
-    observe({ ...this.ref, type: "inbox.blocked", offset, attempt, waitMs, error });
-    if (wait) await this.#sleep(waitMs);
+    const { waitMs } = after;
+    observe({ ...this.ref, type: "inbox.blocked", ...after.failed, waitMs, error });
+    if (waitMs > 0) await this.#sleep(waitMs);
   }
 
   #rewound(known: bigint, found: bigint): void {

@@ -37,7 +37,7 @@ function scene(given: { last?: boolean; policy?: LostPositionPolicy } = {}) {
   const log: LogMark = { topicId, leaderEpoch: 3, last };
   const claim: PartitionClaim = {
     ...{ ...ref, token: "t", epoch: 1n, nextOffset: 10n, log, replay: { number: 0, until: 0n } },
-    ...{ soughtEpoch: 0n, incarnation: "db-1" },
+    ...{ soughtEpoch: 0n, stalledClaims: 1, trying: null, incarnation: "db-1" },
   };
   const reader = new Reader(
     {

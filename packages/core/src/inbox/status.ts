@@ -1,5 +1,7 @@
 /** What a consumer says of itself: for people, for probes, for an operator's page. */
 import type { OnceboxError } from "../errors.ts";
+import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
+import type { Reader } from "./reader.ts";
 
 /**
  * `claiming`: waits for its claim. `reading`: up to date, or at work. `blocked`: a message fails and
@@ -40,4 +42,59 @@ export interface Health {
   readonly live: boolean;
   /** Why not ready, or not live; empty where all is well. */
   readonly reasons: readonly string[];
+}
+
+/** Where a partition's worker is. */
+interface Whereabouts {
+  readonly claim: PartitionClaim | null;
+  readonly reader: Reader | null;
+  readonly paused: boolean;
+  readonly nextOffset: bigint | null;
+  readonly blockedBy: OnceboxError | null;
+  readonly lastError: unknown;
+  readonly sinceProgressMs: number | null;
+}
+
+export function statusOf({ topic, partition }: PartitionRef, at: Whereabouts): PartitionStatus {
+  const { claim, reader, nextOffset, lastError, sinceProgressMs } = at;
+  const logEnd = reader?.logEnd ?? null;
+  const blockedBy = reader?.lost?.error ?? at.blockedBy;
+  return {
+    topic,
+    partition,
+    state: stateOf(at),
+    epoch: claim?.epoch ?? null,
+    nextOffset,
+    logEnd,
+    lag: nextOffset === null || logEnd === null ? null : logEnd - nextOffset,
+    blockedBy,
+    lastError: blockedBy ?? lastError ?? reader?.trouble ?? null,
+    sinceProgressMs,
+  };
+}
+
+function stateOf({ claim, reader, paused, blockedBy }: Whereabouts): PartitionState {
+  if (claim === null || reader === null) return "claiming";
+  if (reader.lost !== null) return "displaced";
+  if (paused) return "paused";
+  return blockedBy === null ? "reading" : "blocked";
+}
+
+export function healthOf(now: {
+  readonly started: boolean;
+  readonly stopping: boolean;
+  readonly connected: boolean;
+  readonly joined: boolean;
+  readonly databaseTrouble: boolean;
+  readonly live: boolean;
+}): Health {
+  const reasons: string[] = [];
+  if (!now.started) reasons.push("not started");
+  else if (now.stopping) reasons.push("stopping");
+  else if (!now.connected) reasons.push("no Kafka client: one is being made");
+  else if (!now.joined) reasons.push("has not joined its group yet");
+  if (now.databaseTrouble) reasons.push("the database cannot be reached");
+  const ready = reasons.length === 0;
+  if (!now.live) reasons.push("the Kafka client keeps falling silent");
+  return { ready, live: now.live, reasons };
 }

@@ -7,7 +7,13 @@ import { type WatchContext, watch } from "./watchdog.ts";
 const claimOf = (partition: number): PartitionClaim => ({
   ...{ consumer: "billing", topic: "orders", partition, token: `${partition}`, epoch: 1n },
   ...{ nextOffset: 0n, log: { topicId: null, leaderEpoch: null, last: null } },
-  ...{ replay: { number: 0, until: 0n }, soughtEpoch: 0n, incarnation: "db-1" },
+  ...{
+    replay: { number: 0, until: 0n },
+    soughtEpoch: 0n,
+    stalledClaims: 1,
+    trying: null,
+    incarnation: "db-1",
+  },
 });
 
 /** Partitions that are watched: what each holds, and for how long it was owed an answer. */

@@ -12,6 +12,7 @@
  * waiting rows of one key are in one block, because an existing block is looked for from the
  * narrowest scope to the widest before a new one is made.
  */
+import { mapKeyOf } from "../message.ts";
 import type { PublishResult } from "../ports/broker.ts";
 import type { OutboxRow } from "../ports/outbox.ts";
 import type { HeldLane } from "./lanes.ts";
@@ -389,8 +390,5 @@ function nameOf(scope: Scope, { row, partition }: Entry): string {
   if (scope === "partition") return `partition ${row.topic} ${partition}`;
   // Without a key there is no order: the message blocks itself only.
   if (row.key === null) return `row ${row.lane} ${row.position}`;
-  return `key ${row.topic} ${latin1.decode(row.key)}`;
+  return `key ${row.topic} ${mapKeyOf(row.key)}`;
 }
-
-/** One character for each byte, so that bytes which are not UTF-8 stay apart. */
-const latin1 = new TextDecoder("latin1");

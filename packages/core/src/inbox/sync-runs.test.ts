@@ -5,7 +5,7 @@ import type { OutboxEntry } from "../ports/outbox.ts";
 import type { PartitionClaim, Recorded, SyncChunk, SyncStorage } from "../ports/storage.ts";
 import type { ChunkRun } from "./chunk.ts";
 import type { Handler } from "./handler.ts";
-import { chunkRunner } from "./sync-chunk.ts";
+import { runnersOf } from "./sync-runs.ts";
 
 interface Scene {
   readonly run: (message: { readonly offset: bigint }, tx: string, context: Context) => unknown;
@@ -57,7 +57,7 @@ function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
   } as unknown as ChunkRun["clock"];
   const cut = new AbortController();
   const handler = { topic: "orders", run } as unknown as Handler<string>;
-  const work = chunkRunner(storage, handler, source);
+  const { runChunk: work } = runnersOf(storage, handler, source);
   const records = [5n, 6n, 7n].map((offset) => ({
     ...{ offset, timestamp: 0n, leaderEpoch: 0, key: null, value: utf8("v") },
     headers: [["id", utf8(`${offset}`)]] as [string, Uint8Array][],
@@ -68,7 +68,10 @@ function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
     replay: { number: 0, until: 0n },
   } as PartitionClaim;
   const outcome = () =>
-    work({ claim, chunk, attempt: 1, cut: cut.signal, clock, handlerTimeoutMs: 1_000 });
+    work({
+      ...{ claim, chunk, attempt: 1, atOnceMax: 1, giveUp: null },
+      ...{ cut: cut.signal, clock, handlerTimeoutMs: 1_000 },
+    });
   const advance = (ms: number) => {
     time += ms;
   };
@@ -80,7 +83,13 @@ describe("a chunk in one call", () => {
     const run: Scene["run"] = (_, __, { outbox }) =>
       outbox.enqueue({ topic: "echoes", key: null, value: null, headers: [] });
     const first = scene({ run });
-    expect(await first.outcome()).toEqual({ kind: "committed", applied: 2, duplicates: 1 });
+    expect(await first.outcome()).toEqual({
+      kind: "committed",
+      applied: 2,
+      duplicates: 1,
+      parked: 0,
+      dropped: 0,
+    });
     expect(first.did).toEqual(["begin", "commit at 8", "wake"]);
     const again = scene({ run });
     await again.outcome();

@@ -1,0 +1,180 @@
+/**
+ * One call of a handler inside a transaction that somebody else begins and ends: what the handler is
+ * given, what its failure means, and how it is cut off. The same for a chunk and for a parked message.
+ */
+import { HandlerError, OnceboxError } from "../errors.ts";
+import { idBytesOf, incomingIdentity } from "../ids.ts";
+import { idOf, type Message, sourceOf, textOf } from "../message.ts";
+import { handlerOutbox } from "../outbox/outbox.ts";
+import type { BrokerRecord } from "../ports/broker.ts";
+import type { Clock } from "../ports/clock.ts";
+import type { ParkedRecord } from "../ports/parking.ts";
+import type { HandlerTransaction, PartitionRef, Storage } from "../ports/storage.ts";
+import type { Handler } from "./handler.ts";
+import { type HandlerWatch, handlerHung, handlerWatch } from "./handler-time.ts";
+
+/** What every handler of one topic is run with. */
+export interface HandlerCall<Tx> {
+  readonly storage: Storage<Tx>;
+  readonly handler: Handler<Tx>;
+  /** Of the messages that the handler enqueues. */
+  readonly source: string | undefined;
+  readonly clock: Clock;
+  /** Longest time of one handler, in milliseconds. */
+  readonly handlerTimeoutMs: number;
+  readonly attempt: number;
+  /** Aborted when there is no time left: the transaction is cut where it stands. */
+  readonly cut: AbortSignal;
+}
+
+/** What handlers of one transaction have in common. */
+export interface Running {
+  readonly watch: HandlerWatch;
+  /** For handlers: cut, or hung. */
+  readonly signal: AbortSignal;
+  /** Whether a handler published something. */
+  published: boolean;
+  /** Whether a handler did what is refused on a shared transaction. */
+  refused: boolean;
+}
+
+/** Runs one handler. Throws what it throws. */
+export async function handleOne<Tx>(
+  call: HandlerCall<Tx>,
+  transaction: HandlerTransaction<Tx>,
+  at: PartitionRef,
+  record: BrokerRecord | ParkedRecord,
+  running: Running,
+  shared: boolean,
+): Promise<void> {
+  const { message, identity } = incomingOf(at, record);
+  const { tx, end, refused } = transaction.handle({ shared });
+  const { storage, source, clock, attempt } = call;
+  const outbox = handlerOutbox(storage, tx, identity, { source, clock });
+  const ended = running.watch.begin(record.offset);
+  try {
+    await call.handler.run(message, tx, {
+      attempt,
+      signal: running.signal,
+      idempotencyKey: identity,
+      outbox: {
+        enqueue: (messages) => {
+          running.published = true;
+          return outbox.enqueue(messages);
+        },
+      },
+    });
+  } finally {
+    ended();
+    end();
+    running.refused ||= refused();
+  }
+}
+
+/** The message as its handler gets it, and what identifies it in all that is derived from it. */
+export function incomingOf(
+  { consumer, topic, partition }: PartitionRef,
+  record: BrokerRecord | ParkedRecord,
+): { readonly message: Message<Uint8Array | null>; readonly identity: string } {
+  const idBytes = idOf(record.headers);
+  const message: Message<Uint8Array | null> = {
+    id: idBytes === null ? null : textOf(idBytes),
+    topic,
+    partition,
+    offset: record.offset,
+    timestamp: record.timestamp,
+    key: record.key === null ? null : textOf(record.key),
+    keyBytes: record.key,
+    value: record.value,
+    headers: record.headers,
+  };
+  const identity = incomingIdentity({
+    consumer,
+    source: sourceOf(record.headers, topic),
+    idBytes: idBytes === null ? null : idBytesOf(idBytes),
+    topic,
+    partition,
+    offset: record.offset,
+  });
+  return { message, identity };
+}
+
+export type HandlerFailure =
+  | { readonly kind: "trouble"; readonly trouble: "global" | "local"; readonly error: unknown }
+  | { readonly kind: "failed"; readonly error: OnceboxError };
+
+/** Rolls back, then tells the handler's own failure from trouble of the database under it. */
+export async function afterHandler<Tx>(
+  { storage }: Pick<HandlerCall<Tx>, "storage">,
+  transaction: HandlerTransaction<Tx>,
+  at: PartitionRef,
+  offset: bigint,
+  error: unknown,
+): Promise<HandlerFailure> {
+  const clean = await transaction.rollback();
+  const trouble = storage.trouble(error);
+  if (trouble !== null) return { kind: "trouble", trouble, error };
+  // The connection went away under the handler, whatever it made of that.
+  if (!clean) return { kind: "trouble", trouble: "global", error };
+  return { kind: "failed", error: handlerFailed(at, offset, error) };
+}
+
+/** The handler's own failure, as one of ours. */
+export function handlerFailed(
+  { topic, partition }: PartitionRef,
+  offset: bigint,
+  error: unknown,
+): OnceboxError {
+  if (error instanceof OnceboxError) return error;
+  return new HandlerError(
+    "handler-failed",
+    `the handler of ${topic} failed at ${topic}/${partition}@${offset}: ${reason(error)}`,
+    { cause: error, details: { topic, partition, offset } },
+  );
+}
+
+/**
+ * Runs the work of a transaction, and waits for nothing past a deadline: a handler that never returns
+ * must not hold anything. Then the transaction is destroyed.
+ */
+export async function untilCut<Tx, Outcome>(
+  { cut, clock, handlerTimeoutMs }: Pick<HandlerCall<Tx>, "cut" | "clock" | "handlerTimeoutMs">,
+  transaction: HandlerTransaction<Tx>,
+  at: PartitionRef,
+  work: (running: Running) => Promise<Outcome>,
+): Promise<
+  Outcome | { readonly kind: "cut" } | { kind: "failed"; offset: bigint; error: HandlerError }
+> {
+  const watch = handlerWatch(clock, handlerTimeoutMs);
+  const signal = AbortSignal.any([cut, watch.signal]);
+  let onCut = () => {};
+  const wasCut = new Promise<{ readonly kind: "cut" }>((resolve) => {
+    onCut = () => {
+      transaction.destroy();
+      resolve({ kind: "cut" });
+    };
+    cut.addEventListener("abort", onCut, { once: true });
+  });
+  const hung = watch.hung.then((offset) => {
+    transaction.destroy();
+    const error = handlerHung(at, offset, handlerTimeoutMs);
+    return { kind: "failed" as const, offset, error };
+  });
+  try {
+    const outcome = work({ watch, signal, published: false, refused: false });
+    return await Promise.race([outcome, wasCut, hung]);
+  } finally {
+    cut.removeEventListener("abort", onCut);
+    watch.end();
+  }
+}
+
+export function reason(error: unknown): string {
+  if (error instanceof Error) return error.message;
+  try {
+    return String(error);
+  } catch {
+    // An object without a text form, thrown on purpose or by accident.
+    return "a value that cannot be shown";
+  }
+}

@@ -1,0 +1,45 @@
+/**
+ * Which records of a chunk are handled, and which are set aside: those given up, and those of a key
+ * of which something is parked already or is being parked before them. Pure.
+ */
+
+import { mapKeyOf } from "../message.ts";
+import type { BrokerRecord } from "../ports/broker.ts";
+import type { ToPark } from "../ports/parking.ts";
+import type { Recorded } from "../ports/storage.ts";
+import type { GiveUp } from "./failure-policy.ts";
+
+export interface Sorted {
+  readonly toHandle: readonly { readonly record: BrokerRecord; readonly conflict: boolean }[];
+  readonly toPark: readonly ToPark[];
+  readonly dropped: number;
+  /** Handled before, or parked already. */
+  readonly duplicates: number;
+}
+
+export function sorted(
+  records: readonly BrokerRecord[],
+  recorded: readonly Recorded[],
+  giveUp: GiveUp | null,
+): Sorted {
+  const toHandle: { record: BrokerRecord; conflict: boolean }[] = [];
+  const toPark: ToPark[] = [];
+  const heldKeys = new Set<string>();
+  let dropped = 0;
+  let duplicates = 0;
+  for (const [index, record] of records.entries()) {
+    const outcome = recorded[index];
+    if (outcome === "duplicate" || outcome === "done") {
+      duplicates += 1;
+    } else if (giveUp?.offset === record.offset) {
+      if (giveUp.park === null) dropped += 1;
+      else toPark.push({ ...giveUp.park, record });
+      if (giveUp.park !== null && record.key !== null) heldKeys.add(mapKeyOf(record.key));
+    } else if (outcome === "held" || (record.key !== null && heldKeys.has(mapKeyOf(record.key)))) {
+      toPark.push({ record, state: "waiting", attempts: 0, afterMs: 0, error: null });
+    } else {
+      toHandle.push({ record, conflict: outcome !== "new" });
+    }
+  }
+  return { toHandle, toPark, dropped, duplicates };
+}

@@ -1,0 +1,170 @@
+/**
+ * Tries parked messages again: the first of each key, when its time has come, one at a time, beside the
+ * chunks. The attempt is written down before each try, so that one which kills the process is counted
+ * as well.
+ *
+ *   taken ──▶ run ──▶ committed: the message is gone
+ *               ├──▶ failed: waits again, or dead
+ *               ├──▶ trouble of the database: waits again, no attempt spent
+ *               └──▶ fenced, unknown, cut: another has it, or its lease runs out
+ */
+import { HandlerError, type OnceboxError } from "../errors.ts";
+import type { Observer } from "../events.ts";
+import type { Clock } from "../ports/clock.ts";
+import type { ParkedOutcome, ParkedTurn } from "../ports/parking.ts";
+import type { StorageVerbs } from "../ports/storage.ts";
+import { backoffMs, backoffs } from "../retry.ts";
+import { afterRedrive, type FailurePolicy, parkedErrorOf } from "./failure-policy.ts";
+import type { ParkedOutcomeOfRun, RunParked } from "./parked-run.ts";
+
+/** On top of the handler's time: for the statements around it. */
+const leaseMarginMs = 15_000;
+
+/** Reruns of one message under local trouble (deadlock, time-out) before that counts as its failure. */
+const localRerunsMax = 10;
+
+export interface RedriveContext {
+  readonly consumer: string;
+  readonly storage: Pick<StorageVerbs, "takeParked" | "settleParked">;
+  readonly clock: Clock;
+  readonly observe: Observer;
+  /** Topics that are handled and not paused now. */
+  readonly topics: () => readonly string[];
+  readonly handlerOf: (topic: string) => {
+    readonly policy: FailurePolicy;
+    readonly runParked: RunParked;
+  };
+  readonly handlerTimeoutMs: number;
+  readonly pollIntervalMs: number;
+  readonly cut: AbortSignal;
+}
+
+export interface RedriveWorker {
+  /** Runs until the signal is aborted; what is being tried then ends, or is cut. Never rejects. */
+  readonly run: (stopping: AbortSignal) => Promise<void>;
+}
+
+export function redriveWorker(context: RedriveContext): RedriveWorker {
+  const { clock, observe, consumer, pollIntervalMs } = context;
+  // Of messages that met local trouble here, how often in a row.
+  const reruns = new Map<bigint, number>();
+  const run = async (stopping: AbortSignal) => {
+    let troubles = 0;
+    while (!stopping.aborted) {
+      let waitMs = pollIntervalMs;
+      try {
+        const turn = await take(context);
+        troubles = 0;
+        if (turn !== null) {
+          await tryTurn(context, turn, reruns);
+          waitMs = 0;
+        }
+      } catch (error) {
+        troubles += 1;
+        waitMs = backoffMs(backoffs.global, troubles, clock.random());
+        observe({ type: "inbox.redrive-troubled", consumer, waitMs, error });
+      }
+      if (waitMs > 0) await clock.sleep(waitMs, stopping);
+    }
+  };
+  return { run };
+}
+
+/**
+ * One at a time: a process that dies has spent an attempt of the one message it was trying, and of no
+ * other.
+ */
+async function take({
+  storage,
+  consumer,
+  topics,
+  handlerTimeoutMs,
+}: RedriveContext): Promise<ParkedTurn | null> {
+  const open = topics();
+  if (open.length === 0) return null;
+  const leaseMs = handlerTimeoutMs + leaseMarginMs;
+  const [turn] = await storage.takeParked({ consumer, topics: open, limit: 1, leaseMs });
+  return turn ?? null;
+}
+
+async function tryTurn(
+  context: RedriveContext,
+  turn: ParkedTurn,
+  reruns: Map<bigint, number>,
+): Promise<void> {
+  const { storage, clock, handlerTimeoutMs, cut } = context;
+  const { policy, runParked } = context.handlerOf(turn.topic);
+  const attempt = turn.attempts;
+  let outcome: ParkedOutcomeOfRun;
+  // Spent by processes that died while they tried it.
+  if (attempt > policy.attemptsMax) outcome = { kind: "failed", error: killer(turn) };
+  else outcome = await runParked({ turn, attempt, cut, clock, handlerTimeoutMs });
+  const rerun = (reruns.get(turn.id) ?? 0) + 1;
+  const settled = settlement(policy, turn, outcome, rerun, clock.random());
+  if (outcome.kind === "trouble" && outcome.trouble === "local" && rerun <= localRerunsMax) {
+    reruns.set(turn.id, rerun);
+  } else {
+    reruns.delete(turn.id);
+  }
+  if (settled !== null) await storage.settleParked(turn, settled);
+  tell(context, turn, outcome, settled);
+}
+
+/** What to write of a turn; null: nothing, it is over or another's. */
+export function settlement(
+  policy: FailurePolicy,
+  turn: ParkedTurn,
+  outcome: ParkedOutcomeOfRun,
+  rerun: number,
+  random: number,
+): ParkedOutcome | null {
+  switch (outcome.kind) {
+    case "failed":
+      return afterRedrive(policy, turn.attempts, outcome.error, random);
+    case "trouble": {
+      const { trouble } = outcome;
+      const error = troubleOf(turn, outcome.error);
+      if (trouble === "local" && rerun > localRerunsMax) {
+        return afterRedrive(policy, turn.attempts, error, random);
+      }
+      const afterMs = backoffMs(backoffs[trouble], rerun, random);
+      const attempts = turn.attempts - 1;
+      return { state: "waiting", attempts, afterMs, error: parkedErrorOf(error) };
+    }
+    default:
+      return null;
+  }
+}
+
+function tell(
+  { observe }: RedriveContext,
+  turn: ParkedTurn,
+  outcome: ParkedOutcomeOfRun,
+  settled: ParkedOutcome | null,
+): void {
+  const { consumer, topic, partition, id, attempts, record } = turn;
+  const at = { consumer, topic, partition, id, offset: record.offset, attempts };
+  if (outcome.kind === "committed") observe({ ...at, type: "inbox.redriven" });
+  else if (outcome.kind === "failed" && settled !== null) {
+    const { state, afterMs } = settled;
+    observe({ ...at, type: "inbox.redrive-failed", state, afterMs, error: outcome.error });
+  } else if (outcome.kind === "trouble") {
+    const { error } = outcome;
+    const waitMs = settled?.afterMs ?? 0;
+    observe({ type: "inbox.redrive-troubled", consumer, waitMs, error });
+  }
+}
+
+function killer({ topic, partition, record, attempts }: ParkedTurn): HandlerError {
+  const { offset } = record;
+  return new HandlerError(
+    "message-kills-process",
+    `the tries of ${topic}/${partition}@${offset} are spent, the last by a process that ended while its handler ran`,
+    { details: { topic, partition, offset, attempts: attempts - 1 } },
+  );
+}
+
+function troubleOf({ topic, partition, record }: ParkedTurn, cause: unknown): OnceboxError {
+  const at = `${topic}/${partition}@${record.offset}`;
+  return new HandlerError("handler-failed", `the database was in trouble under ${at}`, { cause });
+}
