@@ -52,6 +52,17 @@ CREATE TABLE oncebox_inbox_partitions (
   -- The epoch that the last seek made: offsets of Kafka's group that were written under an epoch up
   -- to this may lie above next_offset, and mean nothing. 0: never.
   sought_epoch  INTEGER NOT NULL DEFAULT 0,
+  -- Whether messages of this partition may be parked: only then a chunk looks for them. Written by
+  -- chunks alone, as only they park. 0 is always true; 1 may be out of date.
+  parked        INTEGER NOT NULL DEFAULT 0 CHECK (parked IN (0, 1)),
+  -- Claims in a row that neither moved next_offset nor were given up alive: their processes may
+  -- have died of a message.
+  stalled_claims INTEGER NOT NULL DEFAULT 0,
+  -- The record that was being tried alone, how many claims tried it, and the epoch of the last one.
+  -- Null and 0: none.
+  trying_offset INTEGER,
+  trying_claims INTEGER NOT NULL DEFAULT 0,
+  trying_epoch  INTEGER,
   PRIMARY KEY (consumer, topic, partition)
 ) STRICT, WITHOUT ROWID;
 
@@ -77,8 +88,9 @@ CREATE TABLE oncebox_inbox_messages (
   PRIMARY KEY (consumer, source, id)
 ) STRICT, WITHOUT ROWID;
 
--- What people, or policies in their name, did to positions. Written in the transaction of what it
--- tells of, where that is a change of this database. Nothing is decided by it, and nothing prunes it.
+-- What people, or policies in their name, did to positions and parked messages. Written in the
+-- transaction of what it tells of, where that is a change of this database. Nothing is decided by
+-- it, and nothing prunes it.
 CREATE TABLE oncebox_audit_log (
   id       INTEGER PRIMARY KEY AUTOINCREMENT,
   at       INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
@@ -87,10 +99,12 @@ CREATE TABLE oncebox_audit_log (
   -- Who did it, as they called themselves, and why, in their words.
   actor    TEXT    NOT NULL,
   -- seek: positions of a topic moved. adopt: topics taken over at given positions. sync-offsets:
-  -- positions copied to Kafka's group.
-  action   TEXT    NOT NULL CHECK (action IN ('seek', 'adopt', 'sync-offsets')),
+  -- positions copied to Kafka's group. redrive: parked messages made due. skip: parked messages
+  -- deleted.
+  action   TEXT    NOT NULL
+           CHECK (action IN ('seek', 'adopt', 'sync-offsets', 'redrive', 'skip')),
   reason   TEXT    NOT NULL,
-  -- From where to where, as JSON. Offsets are strings: readers of JSON may round large numbers.
+  -- What was done to what, as JSON. Offsets are strings: readers of JSON may round large numbers.
   details  TEXT    NOT NULL
 ) STRICT;
 

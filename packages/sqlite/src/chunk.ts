@@ -7,21 +7,39 @@ import {
   CommitUnknownError,
   type LogMark,
   type PartitionClaim,
+  type PartitionRef,
   type Recorded,
   type RecordRef,
   StorageError,
+  type ToPark,
 } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
 import { rollBack } from "./locking.ts";
+import { amongParked, parkRows } from "./parked-rows.ts";
 import { advanceText, openText } from "./queries.ts";
 import { recordChunk } from "./record-ids.ts";
 import { primaryCode, translated } from "./sqlite-errors.ts";
 import { int, one, prepared, run } from "./statements.ts";
 
+interface OpenedRow {
+  readonly consumer: bigint;
+  readonly next_offset: bigint;
+  readonly parked: bigint;
+}
+
 export interface OpenedChunk {
   readonly consumer: bigint;
   readonly nextOffset: bigint;
   readonly recorded: readonly Recorded[];
+  /** Whether messages of the partition were parked before. */
+  readonly left: boolean;
+}
+
+/** Where a chunk ends, and what it sets aside. */
+export interface ChunkEnd {
+  readonly nextOffset: bigint;
+  readonly mark: LogMark;
+  readonly park?: readonly ToPark[];
 }
 
 /**
@@ -33,33 +51,37 @@ export function openChunk(
   records: readonly RecordRef[],
 ): OpenedChunk {
   const { consumer, topic, partition, token } = claim;
-  const row = one<{ readonly consumer: bigint; readonly next_offset: bigint }>(
-    ...[db, openText, consumer, topic, int(partition), token],
-  );
+  const row = one<OpenedRow>(db, openText, consumer, topic, int(partition), token);
   if (row === undefined) throw claimLost(claim);
   const opened = { consumer: row.consumer, nextOffset: row.next_offset };
-  const recorded = recordChunk(db, claim, opened, records);
+  const fresh = recordChunk(db, claim, opened, records);
+  // Without the hint there is nothing: nobody but a chunk, which holds this row, parks or writes it.
+  const place = { consumer: row.consumer, topic, partition };
+  const found =
+    row.parked === 0n ? { recorded: fresh, left: false } : amongParked(db, place, records, fresh);
   mark(db);
-  return { ...opened, recorded };
+  return { ...opened, ...found };
 }
 
 /**
- * I4, I5. The advance is the last statement before COMMIT. Throws what `commit` of the port throws;
- * the transaction is over either way.
+ * I4, I5, I6. The advance is the last statement before COMMIT, so it fences what is parked as well.
+ * Throws what `commit` of the port throws; the transaction is over either way.
  */
 export function commitChunk(
   db: Database,
   claim: PartitionClaim,
-  { consumer, nextOffset: from }: OpenedChunk,
-  { nextOffset: to, mark: log }: { readonly nextOffset: bigint; readonly mark: LogMark },
+  { consumer, nextOffset: from, left }: OpenedChunk,
+  { nextOffset: to, mark: log, park = [] }: ChunkEnd,
 ): void {
   const { topic, partition, token } = claim;
   const { topicId, leaderEpoch, last } = log;
   const what = nameOf(claim);
   endMarked(db, what, () => {
+    parkRows(db, { consumer, topic, partition }, park);
     const changed = run(
       ...[db, advanceText, to, topicId, int(leaderEpoch)],
       ...[last?.offset ?? null, last?.timestamp ?? null, int(last?.checksum ?? null)],
+      int(Number(left || park.length > 0)),
       ...[consumer, topic, int(partition), token, from],
     );
     if (changed !== 1) throw claimLost(claim);
@@ -128,13 +150,13 @@ function endedEarly(what: string, cause?: unknown): StorageError {
   );
 }
 
-function claimLost(claim: PartitionClaim): ClaimLostError {
+export function claimLost(claim: PartitionClaim): ClaimLostError {
   const { consumer, topic, partition, epoch } = claim;
   return new ClaimLostError(`the claim on ${nameOf(claim)} was taken over`, {
     details: { consumer, topic, partition, epoch },
   });
 }
 
-export function nameOf({ consumer, topic, partition }: PartitionClaim): string {
+export function nameOf({ consumer, topic, partition }: PartitionRef): string {
   return `${topic}/${partition} for ${consumer}`;
 }

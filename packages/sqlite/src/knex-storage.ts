@@ -6,8 +6,10 @@
 import {
   type ChunkTransaction,
   checkOptions,
+  type HandlerTransaction,
   integer,
-  type LogMark,
+  type ParkedTransaction,
+  type ParkedTurn,
   type PartitionClaim,
   type RecordRef,
   type Rule,
@@ -18,10 +20,11 @@ import {
 import type { Database } from "better-sqlite3";
 import type { Knex } from "knex";
 import { commitChunk, endMarked, mark, nameOf, openChunk, proveOpen } from "./chunk.ts";
-import { connectionOf, finished, handleOf } from "./handles/knex.ts";
+import { connectionOf, finished, type Hold, handleOf } from "./handles/knex.ts";
 import { enqueueRows } from "./lanes.ts";
 import { type Access, beginImmediate, rollBack, untilFree } from "./locking.ts";
 import { migrateWith } from "./migrate.ts";
+import { commitTurn, nameOfTurn, openTurn } from "./parking.ts";
 import { recordIds } from "./record-ids.ts";
 import { translated } from "./sqlite-errors.ts";
 import { verbsOf } from "./sqlite-storage.ts";
@@ -69,6 +72,7 @@ export function knexStorage(
     wake: { send: wake.send, expect: wake.expect, listen: wake.listen },
     close: async () => wake.close(),
     open: (claim, records) => openTransaction(knex, access, claim, records),
+    openParked: (turn) => openParked(knex, access, turn),
     transaction: async (work) => {
       const seen = { enqueued: false };
       const result = await runTransaction(knex, access, (tx) => {
@@ -212,7 +216,7 @@ async function runTransaction<R>(
   try {
     mark(begun.db);
     const { trx, db } = begun;
-    const hold = { ended: () => over, prove: proofOf(begun, what) };
+    const hold = { ended: () => over, prove: proofOf(begun, what), shared: null };
     const result = await work(handleOf(trx, db, hold));
     over = true;
     hold.prove();
@@ -225,31 +229,64 @@ async function runTransaction<R>(
   }
 }
 
-async function openTransaction(
+/** Begins, lets the first statements run, and gives handlers what then is open. */
+async function openWith<R>(
+  knex: Knex,
+  access: Access,
+  what: string,
+  start: (begun: Begun) => R,
+): Promise<R> {
+  const begun = await begin(knex, access, what);
+  try {
+    return start(begun);
+  } catch (error) {
+    rollBack(begun.db);
+    await giveBack(begun);
+    throw translated(what, error);
+  }
+}
+
+function openTransaction(
   knex: Knex,
   access: Access,
   claim: PartitionClaim,
   records: readonly RecordRef[],
 ): Promise<ChunkTransaction<Knex.Transaction>> {
-  const doing = `chunk of ${nameOf(claim)}`;
-  const begun = await begin(knex, access, doing);
-  try {
-    return chunkOf(begun, claim, records);
-  } catch (error) {
-    rollBack(begun.db);
-    await giveBack(begun);
-    throw translated(doing, error);
-  }
+  return openWith(knex, access, `chunk of ${nameOf(claim)}`, (begun) => {
+    const opened = openChunk(begun.db, claim, records);
+    const { commit, ...rest } = handlersOf(begun, nameOf(claim));
+    return {
+      ...rest,
+      nextOffset: opened.nextOffset,
+      recorded: opened.recorded,
+      commit: (nextOffset, log, park = []) =>
+        commit(() => commitChunk(begun.db, claim, opened, { nextOffset, mark: log, park })),
+    };
+  });
 }
 
-function chunkOf(
+function openParked(
+  knex: Knex,
+  access: Access,
+  turn: ParkedTurn,
+): Promise<ParkedTransaction<Knex.Transaction>> {
+  const what = nameOfTurn(turn);
+  return openWith(knex, access, what, (begun) => {
+    openTurn(begun.db, turn);
+    const { commit, ...rest } = handlersOf(begun, what);
+    return { ...rest, commit: () => commit(() => commitTurn(begun.db, turn)) };
+  });
+}
+
+/** Handles in a transaction, and its ends, of which the first to come counts. */
+function handlersOf(
   begun: Begun,
-  claim: PartitionClaim,
-  records: readonly RecordRef[],
-): ChunkTransaction<Knex.Transaction> {
+  what: string,
+): HandlerTransaction<Knex.Transaction> & {
+  readonly commit: (last: () => void) => Promise<void>;
+} {
   const { db, trx } = begun;
-  const opened = openChunk(db, claim, records);
-  const prove = proofOf(begun, nameOf(claim));
+  const prove = proofOf(begun, what);
   let over = false;
   const end = () => {
     if (over) return false;
@@ -257,24 +294,29 @@ function chunkOf(
     return true;
   };
   return {
-    nextOffset: opened.nextOffset,
-    recorded: opened.recorded,
-    handle: () => {
+    handle: ({ shared } = { shared: false }) => {
       // Behind the handler before: this one would write outside of any transaction.
       if (!over) prove();
       let ended = false;
+      let refused = false;
+      const refuse = () => {
+        refused = true;
+      };
+      const hold: Hold = { ended: () => ended || over, prove, shared: shared ? { refuse } : null };
       return {
-        tx: handleOf(trx, db, { ended: () => ended || over, prove }),
+        tx: handleOf(trx, db, hold),
         end: () => {
           ended = true;
         },
+        refused: () => refused,
       };
     },
-    commit: async (nextOffset: bigint, log: LogMark) => {
-      if (!end()) throw new TransactionFinishedError("this chunk has ended already");
+    commit: async (last) => {
+      if (!end())
+        throw new TransactionFinishedError(`the transaction of ${what} has ended already`);
       try {
         prove();
-        commitChunk(db, claim, opened, { nextOffset, mark: log });
+        last();
       } finally {
         rollBack(db);
         await giveBack(begun);

@@ -9,6 +9,7 @@
  */
 import type { LaneLease, OutboxEntry, OutboxRow, StorageVerbs } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
+import { headersOf, hexOf, pairsOf } from "./headers.ts";
 import { type Access, reading, writing } from "./locking.ts";
 import {
   aliveText,
@@ -138,10 +139,7 @@ function contentOf(db: Database, lane: number, position: bigint): OutboxRow | nu
   const row = one<ContentRow>(db, rowText, position, int(lane));
   if (row === undefined) return null;
   const { message_id: id, topic, key, value } = row;
-  const headers = (JSON.parse(row.headers) as [string, string | null][]).map(
-    ([name, hex]) => [name, hex === null ? null : Buffer.from(hex, "hex")] as const,
-  );
-  return { lane, position, id, topic, key, value, headers };
+  return { lane, position, id, topic, key, value, headers: headersOf(row.headers) };
 }
 
 /** O1. One statement, whatever the number of rows. */
@@ -149,12 +147,7 @@ export function enqueueRows(db: Database, rows: readonly OutboxEntry[]): void {
   if (rows.length === 0) return;
   const list = rows.map(({ lane, id, topic, key, value, headers }) => [
     ...[lane, id, topic, hexOf(key), hexOf(value)],
-    headers.map(([name, bytes]) => [name, hexOf(bytes)]),
+    pairsOf(headers),
   ]);
   run(db, enqueueText, JSON.stringify(list));
-}
-
-function hexOf(bytes: Uint8Array | null): string | null {
-  if (bytes === null) return null;
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("hex");
 }

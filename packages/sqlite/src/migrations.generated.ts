@@ -43,7 +43,7 @@ INSERT INTO oncebox_meta DEFAULT VALUES;
   {
     number: 2,
     name: "0002_inbox",
-    checksum: "9493e7bb2bbaad9850b08bcb8a32418396e7432da12e0a9f38cb81de7cf2a662",
+    checksum: "32be5a12b18de30c07f54c0918c482230b0cc45cd91702644f3c45422f8f1808",
     sql: `-- The inbox: where each consumer stands in each partition, and which message ids it has seen.
 
 -- Consumer names as small integers. A name belongs to one Kafka group for ever; it is null for a
@@ -98,6 +98,17 @@ CREATE TABLE oncebox_inbox_partitions (
   -- The epoch that the last seek made: offsets of Kafka's group that were written under an epoch up
   -- to this may lie above next_offset, and mean nothing. 0: never.
   sought_epoch  INTEGER NOT NULL DEFAULT 0,
+  -- Whether messages of this partition may be parked: only then a chunk looks for them. Written by
+  -- chunks alone, as only they park. 0 is always true; 1 may be out of date.
+  parked        INTEGER NOT NULL DEFAULT 0 CHECK (parked IN (0, 1)),
+  -- Claims in a row that neither moved next_offset nor were given up alive: their processes may
+  -- have died of a message.
+  stalled_claims INTEGER NOT NULL DEFAULT 0,
+  -- The record that was being tried alone, how many claims tried it, and the epoch of the last one.
+  -- Null and 0: none.
+  trying_offset INTEGER,
+  trying_claims INTEGER NOT NULL DEFAULT 0,
+  trying_epoch  INTEGER,
   PRIMARY KEY (consumer, topic, partition)
 ) STRICT, WITHOUT ROWID;
 
@@ -123,8 +134,9 @@ CREATE TABLE oncebox_inbox_messages (
   PRIMARY KEY (consumer, source, id)
 ) STRICT, WITHOUT ROWID;
 
--- What people, or policies in their name, did to positions. Written in the transaction of what it
--- tells of, where that is a change of this database. Nothing is decided by it, and nothing prunes it.
+-- What people, or policies in their name, did to positions and parked messages. Written in the
+-- transaction of what it tells of, where that is a change of this database. Nothing is decided by
+-- it, and nothing prunes it.
 CREATE TABLE oncebox_audit_log (
   id       INTEGER PRIMARY KEY AUTOINCREMENT,
   at       INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
@@ -133,10 +145,12 @@ CREATE TABLE oncebox_audit_log (
   -- Who did it, as they called themselves, and why, in their words.
   actor    TEXT    NOT NULL,
   -- seek: positions of a topic moved. adopt: topics taken over at given positions. sync-offsets:
-  -- positions copied to Kafka's group.
-  action   TEXT    NOT NULL CHECK (action IN ('seek', 'adopt', 'sync-offsets')),
+  -- positions copied to Kafka's group. redrive: parked messages made due. skip: parked messages
+  -- deleted.
+  action   TEXT    NOT NULL
+           CHECK (action IN ('seek', 'adopt', 'sync-offsets', 'redrive', 'skip')),
   reason   TEXT    NOT NULL,
-  -- From where to where, as JSON. Offsets are strings: readers of JSON may round large numbers.
+  -- What was done to what, as JSON. Offsets are strings: readers of JSON may round large numbers.
   details  TEXT    NOT NULL
 ) STRICT;
 
@@ -190,6 +204,63 @@ CREATE TABLE oncebox_outbox_relays (
   relay      TEXT    PRIMARY KEY,
   live_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+`,
+  },
+  {
+    number: 4,
+    name: "0004_parked",
+    checksum: "1802e64411c72f4990abc420ab1ddee6e7d190ba109962e66f283f56b320a4d8",
+    sql: `-- Parked messages: records that failed, or that stand behind one of their key that did, set aside
+-- so that their partition goes on. Nothing but a try that succeeded, or a person, deletes them.
+
+CREATE TABLE oncebox_parked_messages (
+  -- Order of parking. AUTOINCREMENT: an id is not given again when its row was deleted, so that what
+  -- a person noted down never means another message.
+  id              INTEGER PRIMARY KEY AUTOINCREMENT,
+  consumer        INTEGER NOT NULL REFERENCES oncebox_consumers (id),
+  -- Where the record lay in the log, and its time there, in milliseconds since 1970.
+  topic           TEXT    NOT NULL,
+  partition       INTEGER NOT NULL,
+  record_offset   INTEGER NOT NULL,
+  record_time     INTEGER NOT NULL,
+  -- waiting: to be tried again. retrying: it is being tried. dead: it waits for a person.
+  state           TEXT    NOT NULL CHECK (state IN ('waiting', 'retrying', 'dead')),
+  -- Tries so far; one that is under way counts.
+  attempts        INTEGER NOT NULL,
+  -- Milliseconds since 1970 by the clock of the machine, which all processes that open this file
+  -- share: when it is due. While it is being tried: when the lease runs out, and others may try it.
+  -- Null: dead.
+  next_attempt_at INTEGER CHECK ((next_attempt_at IS NULL) = (state = 'dead')),
+  -- Who may try it: 16 random bytes in hex, made anew for each try. Null: nobody does.
+  token           TEXT    CHECK ((token IS NULL) = (state <> 'retrying')),
+  -- Why the last try failed: for people. Null: it was not tried, it only stands behind another of
+  -- its key.
+  error_code      TEXT,
+  error           TEXT,
+  parked_at       INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
+  -- First 16 bytes of the key's SHA-256: what stands behind what is asked by it, and an index holds
+  -- it whatever the key's length. Null: no key, so it stands behind nothing.
+  key_hash        BLOB    CHECK ((key_hash IS NULL) = (key IS NULL)),
+  -- Bytes as they lay in the log, never re-encoded. A null value is a tombstone. These three stand
+  -- last: what is before them is read without them.
+  key             BLOB,
+  value           BLOB,
+  -- JSON: a list of pairs of a name and the value's bytes in hex, or null. Names may repeat, and
+  -- their order is kept.
+  headers         TEXT    NOT NULL DEFAULT '[]',
+  -- A position is parked once.
+  UNIQUE (consumer, topic, partition, record_offset)
+) STRICT;
+
+-- Is a message of this key parked? And the first one of it: only that is tried.
+CREATE INDEX oncebox_parked_messages_key
+  ON oncebox_parked_messages (consumer, topic, partition, key_hash, record_offset)
+  WHERE key_hash IS NOT NULL;
+
+-- What is due, first what was due first.
+CREATE INDEX oncebox_parked_messages_due
+  ON oncebox_parked_messages (consumer, next_attempt_at)
+  WHERE state <> 'dead';
 `,
   },
 ];

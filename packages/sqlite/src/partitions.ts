@@ -1,4 +1,4 @@
-/** Rows of partitions: claimed by one process at a time, and looked at. */
+/** Rows of partitions: claimed by one process at a time, noted about, and looked at. */
 import {
   type LogMark,
   type PartitionClaim,
@@ -7,9 +7,18 @@ import {
   type StorageVerbs,
 } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
+import { claimLost, nameOf } from "./chunk.ts";
 import { type Access, reading, writing } from "./locking.ts";
-import { claimText, consumerText, heldText, incarnationText, positionsText } from "./queries.ts";
-import { all, int, numberOf, one } from "./statements.ts";
+import {
+  claimText,
+  consumerText,
+  heldText,
+  incarnationText,
+  leftText,
+  positionsText,
+  tryingText,
+} from "./queries.ts";
+import { all, int, numberOf, one, prepared } from "./statements.ts";
 
 interface LogColumns {
   readonly topic_id: string | null;
@@ -26,6 +35,9 @@ interface ClaimedRow extends LogColumns {
   readonly replay: bigint;
   readonly applied_until: bigint;
   readonly sought_epoch: bigint;
+  readonly stalled_claims: bigint;
+  readonly trying_offset: bigint | null;
+  readonly trying_claims: bigint;
   readonly incarnation: string;
 }
 
@@ -37,7 +49,9 @@ interface PositionRow extends LogColumns {
   readonly owner: string | null;
 }
 
-type PartitionVerbs = Pick<StorageVerbs, "claim" | "lostClaims" | "positions">;
+type PartitionVerbs = Pick<StorageVerbs, "claim" | "lostClaims" | "noteClaim" | "positions">;
+
+type Note = Parameters<PartitionVerbs["noteClaim"]>[1];
 
 export function partitionVerbs(access: Access): PartitionVerbs {
   return {
@@ -48,6 +62,10 @@ export function partitionVerbs(access: Access): PartitionVerbs {
         claims.filter((each) => heldAt(db, each) !== each.nextOffset),
       );
     },
+    noteClaim: (claim, note) =>
+      writing(access, { doing: `note about the claim on ${nameOf(claim)}` }, (db) =>
+        noteClaim(db, claim, note),
+      ),
     positions: (consumer) =>
       reading(access, `look at the positions of ${consumer}`, (db) => positions(db, consumer)),
   };
@@ -82,6 +100,11 @@ function claimOf({ consumer, topic, partition }: PartitionRef, row: ClaimedRow):
     log: logOf(row),
     replay: { number: Number(row.replay), until: row.applied_until },
     soughtEpoch: row.sought_epoch,
+    stalledClaims: Number(row.stalled_claims),
+    trying:
+      row.trying_offset === null
+        ? null
+        : { offset: row.trying_offset, claims: Number(row.trying_claims) },
   };
 }
 
@@ -96,6 +119,17 @@ function logOf(row: LogColumns): LogMark {
         ? null
         : { offset, timestamp, checksum: Number(checksum) },
   };
+}
+
+function noteClaim(db: Database, claim: PartitionClaim, note: Note): void {
+  const { consumer, topic, partition, token, epoch } = claim;
+  const at = { consumer, topic, partition: int(partition), epoch };
+  if (note.kind === "left") {
+    prepared(db, leftText).run(at);
+    return;
+  }
+  const { changes } = prepared(db, tryingText).run({ ...at, token, offset: note.offset });
+  if (changes !== 1) throw claimLost(claim);
 }
 
 /** The position of a claim that is held; null of one that is not. */

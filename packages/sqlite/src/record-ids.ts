@@ -93,7 +93,7 @@ export function recordIds(
   db: Database,
   consumerName: string,
   ids: readonly MessageRef[],
-): readonly Exclude<Recorded, "done">[] {
+): readonly Exclude<Recorded, "done" | "held">[] {
   if (ids.length === 0) return [];
   run(db, addConsumerText, consumerName);
   const consumer = consumerId(db, consumerName);

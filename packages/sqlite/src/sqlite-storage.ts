@@ -15,6 +15,7 @@ import { commitChunk, endMarked, mark, nameOf, openChunk, proveOpen } from "./ch
 import { enqueueRows, laneVerbs } from "./lanes.ts";
 import { type Access, beginImmediate, reading, rollBack } from "./locking.ts";
 import { aDatabase } from "./migrate.ts";
+import { commitTurn, nameOfTurn, openTurn, parkingVerbs } from "./parking.ts";
 import { partitionVerbs } from "./partitions.ts";
 import { recordIds } from "./record-ids.ts";
 import { registrationVerbs } from "./registration.ts";
@@ -61,6 +62,7 @@ export function verbsOf(access: Access): Omit<StorageVerbs, "wake" | "close"> {
     ...partitionVerbs(access),
     ...registrationVerbs(access),
     ...seekVerbs(access),
+    ...parkingVerbs(access),
     ...laneVerbs(access),
     check: () => reading(access, "check of the database", checkDatabase),
     trouble,
@@ -69,7 +71,7 @@ export function verbsOf(access: Access): Omit<StorageVerbs, "wake" | "close"> {
 
 type Transactions = Pick<
   SyncStorage<Database>,
-  "synchronous" | "transactionSync" | "recordIdsSync" | "chunkSync" | "enqueueSync"
+  "synchronous" | "transactionSync" | "recordIdsSync" | "chunkSync" | "parkedSync" | "enqueueSync"
 >;
 
 function transactionsOf(database: Database, woken: () => void): Transactions {
@@ -102,6 +104,14 @@ function transactionsOf(database: Database, woken: () => void): Transactions {
         };
       });
       commitChunk(database, claim, opened, end);
+    },
+    parkedSync: (turn, body) => {
+      const what = nameOfTurn(turn);
+      inMarked(database, what, () => {
+        translating(what, () => openTurn(database, turn));
+        body({ tx: database, proveOpen: () => proveOpen(database, what) });
+      });
+      commitTurn(database, turn);
     },
     enqueueSync: (tx, rows) => {
       checkHandle(tx);

@@ -9,7 +9,7 @@
 import { StorageError, TransactionFinishedError } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
 import type { Knex } from "knex";
-import { endsTransaction } from "./transaction-control.ts";
+import { endsTransaction, worksOnAll } from "./transaction-control.ts";
 
 type Trx = Knex.Transaction;
 type Call = (...args: unknown[]) => unknown;
@@ -19,6 +19,11 @@ export interface Hold {
   readonly ended: () => boolean;
   /** Throws where the transaction is not open any more. */
   readonly prove: () => void;
+  /**
+   * Other handlers use the transaction at the same time: `refuse` is told each time that something was
+   * refused because of them. Null: nobody else does.
+   */
+  readonly shared: { readonly refuse: () => void } | null;
 }
 
 /** What guards stand before. */
@@ -47,12 +52,15 @@ export function handleOf(base: Trx, db: Database, hold: Hold): Trx {
     ...{ query, stream },
   });
   const { context } = base as unknown as { readonly context: object };
-  const refuse = (how: string) => () => Promise.reject(hold.ended() ? finished() : notYours(how));
+  const refuse = (how: string) => () =>
+    Promise.reject(hold.ended() ? finished() : refusal(how, hold));
   const own: Readonly<Record<PropertyKey, unknown>> = {
     context: Object.assign(Object.create(context), { client: sender }),
     commit: refuse("commit()"),
     rollback: refuse("rollback()"),
     destroy: refuse("destroy()"),
+    // knex would go on with what runs in it, and send that without a savepoint.
+    ...(hold.shared === null ? {} : { transaction: refuse("transaction()") }),
     savepoint: (...args: Parameters<Trx["transaction"]>) => tx.transaction(...args),
     isCompleted: () => hold.ended() || base.isCompleted(),
   };
@@ -87,15 +95,34 @@ function guarded(db: Database, hold: Hold): Database {
   return guard;
 }
 
-function check(property: PropertyKey, text: unknown, hold: Hold): void {
+/** Methods of the driver that work on more than rows, as `worksOnAll` says of texts. */
+const methodsOnAll: ReadonlySet<PropertyKey> = new Set([
+  ...["transaction", "unsafeMode", "defaultSafeIntegers", "loadExtension"],
+]);
+
+function check(property: PropertyKey, argument: unknown, hold: Hold): void {
   if (hold.ended()) throw finished();
-  if (property === "close") throw notYours("close()");
-  if (typeof text === "string" && endsTransaction(text)) throw notYours(text.trim().slice(0, 30));
+  if (property === "close") throw refusal("close()", hold);
+  const text = property === "pragma" ? `PRAGMA ${argument}` : argument;
+  if (typeof text === "string") {
+    const refused = hold.shared === null ? endsTransaction(text) : worksOnAll(text);
+    if (refused) throw refusal(text.trim().slice(0, 30), hold);
+  }
+  if (hold.shared !== null && methodsOnAll.has(property)) {
+    throw refusal(`${String(property)}()`, hold);
+  }
   // What is sent after an early end would be committed by itself, and nothing would undo it.
   hold.prove();
 }
 
-function notYours(what: string): StorageError {
+function refusal(what: string, { shared }: Hold): StorageError {
+  if (shared !== null) {
+    shared.refuse();
+    return new StorageError(
+      "transaction-shared",
+      `${what}: other handlers use this transaction at the same time, and it would work on theirs as well; with ordering "partition" each has the transaction for itself`,
+    );
+  }
   return new StorageError(
     "transaction-ended-early",
     `${what}: the transaction is begun and ended by Oncebox; use SAVEPOINT and ROLLBACK TO for a part of it`,
