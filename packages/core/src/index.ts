@@ -22,6 +22,7 @@ export type {
   Handler,
   HandlerContext,
   HandlerOptions,
+  RetryOptions,
   Run,
   Sync,
   SyncHandlerContext,
@@ -41,7 +42,6 @@ export type { StartFrom } from "./inbox/start.ts";
 export type { Health, PartitionState, PartitionStatus } from "./inbox/status.ts";
 export { type Headers, type Message, messageBytesMax, type OutgoingMessage } from "./message.ts";
 export {
-  type ActOptions,
   type Adopted,
   type AdoptOptions,
   createOperator,
@@ -52,6 +52,12 @@ export {
   type SeekOptions,
   type SyncOptions,
 } from "./operator.ts";
+export type {
+  ActOptions,
+  ChangeParkedOptions,
+  ParkedChoice,
+  ParkedOptions,
+} from "./operator-parked.ts";
 export {
   aFunction,
   aName,

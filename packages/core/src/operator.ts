@@ -5,8 +5,20 @@
 import { BrokerError, ConfigurationError } from "./errors.ts";
 import { offsetMetadata } from "./inbox/group-offsets.ts";
 import { aStart, resolveStart, type StartFrom } from "./inbox/start.ts";
+import {
+  type ActOptions,
+  aBoolean,
+  act,
+  aText,
+  aTopic,
+  type ChangeParkedOptions,
+  changeParked,
+  listParked,
+  type ParkedOptions,
+} from "./operator-parked.ts";
 import { aName, checkOptions, having, integer, optional, type Rule } from "./options.ts";
 import type { Broker, GroupOffset } from "./ports/broker.ts";
+import type { ParkedMessage } from "./ports/parking.ts";
 import type {
   Audit,
   AuditEntry,
@@ -20,7 +32,7 @@ import type {
 /** What the operator uses of a storage: any storage fits, whatever its handles are. */
 export type OperatorStorage = Pick<
   Storage<never>,
-  "positions" | "seek" | "adopt" | "audit" | "auditLog"
+  "positions" | "seek" | "adopt" | "audit" | "auditLog" | "parked" | "changeParked"
 >;
 
 export interface OperatorOptions {
@@ -30,17 +42,6 @@ export interface OperatorOptions {
   readonly broker: Broker;
   /** Who acts: a person's or a job's name, written into the audit log. */
   readonly actor: string;
-}
-
-/** Every verb that changes something takes these. */
-export interface ActOptions {
-  /** Why, in a sentence: written into the audit log. */
-  readonly reason: string;
-  /**
-   * Says what would be done and does nothing.
-   * @defaultValue false
-   */
-  readonly dryRun?: boolean;
 }
 
 export interface SeekOptions extends ActOptions {
@@ -127,23 +128,22 @@ export interface Operator {
    * ConfigurationError `not-registered`.
    */
   readonly syncOffsets: (options: SyncOptions) => Promise<readonly GroupOffset[]>;
+  /** Parked messages of a consumer with their bytes, in the order in which they were parked. */
+  readonly parked: (options: ParkedOptions) => Promise<readonly ParkedMessage[]>;
+  /**
+   * Has parked messages tried again as soon as possible, with no attempt spent: also dead ones. Of each
+   * key the first goes first. What is being tried at the moment is left alone. Returns how many.
+   */
+  readonly redrive: (options: ChangeParkedOptions) => Promise<number>;
+  /**
+   * Gives parked messages up for good, also one that is being tried at the moment, which then has no
+   * effect. What stands behind them is tried next. Returns how many.
+   */
+  readonly skip: (options: ChangeParkedOptions) => Promise<number>;
   /** What was done to a consumer, newest first. */
   readonly history: (options: HistoryOptions) => Promise<readonly AuditEntry[]>;
 }
 
-const aText: Rule = {
-  is: "text that is not empty, at most 2000 characters",
-  fits: (value) => typeof value === "string" && value.trim().length > 0 && value.length <= 2_000,
-};
-const aBoolean: Rule = {
-  is: "true or false",
-  fits: (value) => typeof value === "boolean",
-  optional: true,
-};
-const aTopic: Rule = {
-  is: "a topic's name",
-  fits: (value) => typeof value === "string" && value.length > 0,
-};
 const someTopics: Rule = {
   is: "a list of topic names that is not empty",
   fits: (value) => Array.isArray(value) && value.length > 0 && value.every(aTopic.fits),
@@ -160,8 +160,6 @@ const aTarget: Rule = {
   is: '"earliest", "latest", an offset as bigint, { timestamp } or { offsets }',
   fits: (value) => (typeof value === "bigint" ? value >= 0n : aStart.fits(value)),
 };
-const act = { reason: aText, dryRun: aBoolean };
-
 /** Makes an operator. Connects to nothing before a verb needs it. Throws ConfigurationError. */
 export function createOperator(options: OperatorOptions): Operator {
   checkOptions("createOperator", options, {
@@ -175,6 +173,9 @@ export function createOperator(options: OperatorOptions): Operator {
     seek: (given) => seek(options, given),
     adopt: (given) => adopt(options, given),
     syncOffsets: (given) => syncOffsets(options, given),
+    parked: (given) => listParked(storage, given),
+    redrive: (given) => changeParked(options, "redrive", given),
+    skip: (given) => changeParked(options, "skip", given),
     history: async (given) => {
       checkOptions("operator.history", given, {
         consumer: aName,

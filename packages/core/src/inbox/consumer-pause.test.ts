@@ -167,7 +167,7 @@ describe("health", () => {
     storage.open = parts.open;
     await advance(1_000);
     expect(consumer.health()).toEqual(healthy);
-    expect(consumer.status()[0]?.state).toBe("blocked");
+    expect(consumer.status()[0]?.lastError).toMatchObject({ code: "handler-failed" });
   });
 
   it("is ready with no partition at all, whatever the database said before", async () => {

@@ -17,23 +17,20 @@ import {
   type ConsumerOptions,
   checkConsumerOptions,
   checkFacts,
-  checkHandler,
-  checkHandlerOptions,
   type SyncConsumerOptions,
   withDefaults,
 } from "./consumer-options.ts";
 import type { Consumer, SyncConsumer } from "./consumer-service.ts";
-import { type FailurePolicy, failurePolicy } from "./failure-policy.ts";
 import { groupAhead, groupOffsetsOf } from "./group-offsets.ts";
+import { type Handled, handledOf } from "./handled.ts";
 import type { Handler, HandlerOptions, Run } from "./handler.ts";
 import { type OffsetRelay, offsetRelay } from "./offset-relay.ts";
 import { PartitionWorker } from "./partition.ts";
 import type { PartitionContext } from "./partition-context.ts";
 import { permits } from "./permits.ts";
 import { type RedriveContext, redriveWorker } from "./redrive-worker.ts";
-import { resolveStart, type StartFrom } from "./start.ts";
+import { resolveStart } from "./start.ts";
 import { type Health, healthOf, type PartitionStatus } from "./status.ts";
-import { type Runners, runnersOf } from "./sync-runs.ts";
 import { type WatchContext, watch } from "./watchdog.ts";
 
 /** Claims that may wait for a lock at once, beside the open chunks. */
@@ -70,14 +67,6 @@ interface Assignment {
 
 /** What is the same for all topics. */
 type SharedContext = Omit<PartitionContext, "runChunk" | "policy" | "atOnceMax" | "keepOrder">;
-
-/** One topic, as its handler asked for it. */
-interface Handled extends Runners {
-  readonly startFrom: StartFrom;
-  readonly policy: FailurePolicy;
-  /** Whether handlers of different keys may run at the same time. */
-  byKey: boolean;
-}
 
 class InboxConsumer<Tx> implements Consumer<Tx> {
   readonly start: Service["start"];
@@ -141,27 +130,14 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     runOrOptions?: Run<Out, Tx> | HandlerOptions,
     optionsOfRun?: HandlerOptions,
   ): this {
-    const given = "run" in what ? what : what.handler(runOrOptions as Run<Out, Tx>);
-    const options = "run" in what ? (runOrOptions as HandlerOptions | undefined) : optionsOfRun;
-    const { name, storage, source } = this.#options;
-    checkHandler(this.#options, given.topic, "run" in what ? what.run : runOrOptions);
-    checkHandlerOptions(`consumer ${name}, handler of ${given.topic}`, options ?? {});
-    if (this.#started) {
-      throw new ConfigurationError(
-        "invalid-options",
-        `consumer ${name} has started: handle ${given.topic} before`,
-      );
-    }
-    if (this.#handlers.has(given.topic)) {
-      throw new ConfigurationError(
-        "invalid-options",
-        `consumer ${name} handles ${given.topic} already: one handler per topic`,
-      );
-    }
-    const { startFrom = "earliest", ordering } = options ?? {};
-    const policy = failurePolicy(options ?? {});
-    const runners = runnersOf(storage, given, source);
-    this.#handlers.set(given.topic, { ...runners, startFrom, policy, byKey: ordering === "key" });
+    const { name } = this.#options;
+    const { topic, handled } = handledOf(this.#options, what, runOrOptions, optionsOfRun);
+    const refused = (why: string) => {
+      throw new ConfigurationError("invalid-options", `consumer ${name} ${why}`);
+    };
+    if (this.#started) refused(`has started: handle ${topic} before`);
+    if (this.#handlers.has(topic)) refused(`handles ${topic} already: one handler per topic`);
+    this.#handlers.set(topic, handled);
     return this;
   }
 

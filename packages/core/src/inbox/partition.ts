@@ -7,9 +7,8 @@
  *              ▼                                                    │
  *   claiming ──▶ claimed ──▶ chunk ──▶ committed ──▶ next chunk     │
  *      │             │        │ ▲                                   │
- *      └─ wait,      │        │ └─ failed: good messages before it, then it alone, with back-off,
- *         try again  │        │ │  then it is set aside (see plan.ts)
- *                    │        │ └─ trouble: the same chunk again, no attempt spent
+ *      └─ wait,      │        │ └─ failed: the good before it, then it alone, then set aside
+ *         try again  │        │ └─ trouble: the same chunk again, no attempt spent
  *                    │        └─────────────────────────────────────┤
  *                    └─ position lost ── a policy says go on ───────┘
  *                            └─ waits for an operator's seek, which fences the claim
