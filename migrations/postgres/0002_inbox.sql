@@ -54,6 +54,17 @@ CREATE TABLE inbox_partitions (
   -- The epoch that the last seek made: offsets of Kafka's group that were written under an epoch up
   -- to this may lie above next_offset, and mean nothing. 0: never.
   sought_epoch  bigint  NOT NULL DEFAULT 0,
+  -- Whether messages of this partition may be parked: only then a chunk looks for them. Written by
+  -- chunks alone, as only they park. False is always true; true may be out of date.
+  parked        boolean NOT NULL DEFAULT false,
+  -- Claims in a row that neither moved next_offset nor were given up alive: their processes may
+  -- have died of a message.
+  stalled_claims integer NOT NULL DEFAULT 0,
+  -- The record that was being tried alone, how many claims tried it, and the epoch of the last one.
+  -- Null and 0: none.
+  trying_offset bigint,
+  trying_claims integer NOT NULL DEFAULT 0,
+  trying_epoch  bigint,
   PRIMARY KEY (consumer, topic, partition)
 )
 -- Updated in place once a transaction: free space in the page and no index on a changing column
@@ -84,8 +95,9 @@ CREATE TABLE inbox_messages (
 );
 -- No foreign keys on purpose: their checks would lock a shared row once for each message.
 
--- What people, or policies in their name, did to positions. Written in the transaction of what it
--- tells of, where that is a change of this database. Nothing is decided by it, and nothing prunes it.
+-- What people, or policies in their name, did to positions and parked messages. Written in the
+-- transaction of what it tells of, where that is a change of this database. Nothing is decided by
+-- it, and nothing prunes it.
 CREATE TABLE audit_log (
   id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at       timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -94,10 +106,12 @@ CREATE TABLE audit_log (
   -- Who did it, as they called themselves, and why, in their words.
   actor    text        NOT NULL,
   -- seek: positions of a topic moved. adopt: topics taken over at given positions. sync-offsets:
-  -- positions copied to Kafka's group.
-  action   text        NOT NULL CHECK (action IN ('seek', 'adopt', 'sync-offsets')),
+  -- positions copied to Kafka's group. redrive: parked messages made due. skip: parked messages
+  -- deleted.
+  action   text        NOT NULL
+           CHECK (action IN ('seek', 'adopt', 'sync-offsets', 'redrive', 'skip')),
   reason   text        NOT NULL,
-  -- From where to where. Offsets are strings: readers of JSON may round large numbers.
+  -- What was done to what. Offsets are strings: readers of JSON may round large numbers.
   details  jsonb       NOT NULL
 );
 

@@ -4,6 +4,7 @@ import type { QueryResult } from "pg";
 import { answerWatch } from "./answer-watch.ts";
 import { checkDatabase } from "./check.ts";
 import { openChunk } from "./chunk.ts";
+import { type ClaimQueries, claimQueries } from "./claim-queries.ts";
 import type { Clients } from "./clients.ts";
 import { type Connections, connections } from "./connections.ts";
 import type { Handles } from "./handles/handles.ts";
@@ -11,6 +12,8 @@ import { createLanes } from "./lanes.ts";
 import { createNames } from "./names.ts";
 import { type OperatorQueries, operatorQueries } from "./operator-queries.ts";
 import { type OutboxQueries, outboxQueries } from "./outbox-queries.ts";
+import { openParked, parkingVerbs } from "./parking.ts";
+import { type ParkingQueries, parkingQueries } from "./parking-queries.ts";
 import { partitionVerbs } from "./partitions.ts";
 import { type StorageErrors, storageErrors } from "./postgres-errors.ts";
 import { type InboxQueries, inboxQueries } from "./queries.ts";
@@ -42,7 +45,9 @@ export function assembled<Tx>(
       idleInTransactionTimeoutMs: more.idleInTransactionTimeoutMs,
       lockTimeoutMs: Math.ceil(answerTimeoutMs / 2),
       queries: inboxQueries(schema),
+      claims: claimQueries(schema),
       operator: operatorQueries(schema),
+      parking: parkingQueries(schema),
       outbox: outboxQueries(schema),
     }),
     wake: {
@@ -62,7 +67,9 @@ interface Parts<Tx> {
   readonly connections: Connections;
   readonly handles: Handles<Tx>;
   readonly queries: InboxQueries;
+  readonly claims: ClaimQueries;
   readonly operator: OperatorQueries;
+  readonly parking: ParkingQueries;
   readonly outbox: OutboxQueries;
   readonly errors: StorageErrors;
   readonly schema: string;
@@ -94,6 +101,7 @@ function verbs<Tx>(parts: Parts<Tx>): Omit<Storage<Tx>, "wake" | "close"> {
     ...partitions,
     ...registrationVerbs(parts),
     ...seekVerbs(parts),
+    ...parkingVerbs({ ...parts, limits: parts }),
     ...createLanes(pooled, parts.outbox),
     check: () => checkDatabase(parts),
     trouble: errors.trouble,
@@ -105,6 +113,7 @@ function verbs<Tx>(parts: Parts<Tx>): Omit<Storage<Tx>, "wake" | "close"> {
       }
       return openChunk(chunkParts, claim, consumer, records);
     },
+    openParked: (turn) => openParked(chunkParts, turn),
     enqueue: async (tx, rows) => {
       await enqueue(parts, tx, rows);
       if (rows.length > 0) handles.afterCommit(tx, parts.woken);

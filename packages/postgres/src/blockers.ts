@@ -1,18 +1,18 @@
 /** Who holds a partition's row that somebody waited for in vain. Looks only; ends nobody. */
 import { type PartitionRef, StorageError } from "@oncebox/core";
+import type { BlockerRow, ClaimQueries } from "./claim-queries.ts";
 import type { Connection } from "./connections.ts";
-import type { BlockerRow, InboxQueries } from "./queries.ts";
 
 /** The first of these rows that is still held. The connection is outside a transaction here. */
 export async function blockerOf(
   connection: Connection,
-  queries: InboxQueries,
+  claims: ClaimQueries,
   { consumer, topic }: Pick<PartitionRef, "consumer" | "topic">,
   partitions: readonly number[],
 ): Promise<BlockerRow | null> {
   try {
     const { rows } = await connection.run<BlockerRow & Record<string, unknown>>(
-      queries.blocker(consumer, topic, partitions),
+      claims.blocker(consumer, topic, partitions),
     );
     return rows[0] ?? null;
   } catch {

@@ -7,7 +7,7 @@ import type { Connections } from "./connections.ts";
 import { type Choice, chooseFairly, type ReadLimits, type SeenRow } from "./fair-choice.ts";
 import { afterRead, afterSettle, type Floor, floorAt, lowered, risen } from "./floors.ts";
 import type { LaneRange, LeasedRow, OutboxQueries, ReadRow, SettledRow } from "./outbox-queries.ts";
-import { bytesListOf, numbersOf } from "./wire.ts";
+import { headersOf, numbersOf } from "./wire.ts";
 
 type LaneVerbs = Pick<Storage<never>, "leaseLanes" | "releaseLanes" | "readLanes" | "settleBatch">;
 
@@ -257,12 +257,6 @@ function seenIn(answer: readonly ReadRow[], ranges: readonly LaneRange[]) {
 
 function rowOf(row: ReadRow, lane: number): OutboxRow {
   const [, , , position, , , , id, topic, key, value, names, values] = row;
-  const headers: [string, Uint8Array | null][] = [];
-  if (names !== null && values !== null) {
-    const list = bytesListOf(values);
-    for (const [index, name] of (JSON.parse(names) as string[]).entries()) {
-      headers.push([name, list[index] ?? null]);
-    }
-  }
+  const headers = names === null || values === null ? [] : headersOf(names, values);
   return { lane, position, id, topic, key, value, headers };
 }

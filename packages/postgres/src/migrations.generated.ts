@@ -42,7 +42,7 @@ INSERT INTO meta DEFAULT VALUES;
   {
     number: 2,
     name: "0002_inbox",
-    checksum: "e9c73004d940dbe502170edf28d1e359b5b69b3c18fb979a681db0b4ccb82401",
+    checksum: "b162f394b3dedd33d85dc892c69d1601e15a10a2830a2176c299e64d2338d674",
     sql: `-- The inbox: where each consumer stands in each partition, and which message ids it has seen.
 
 -- Consumer names as small integers. A name belongs to one Kafka group for ever; it is null for a
@@ -99,6 +99,17 @@ CREATE TABLE inbox_partitions (
   -- The epoch that the last seek made: offsets of Kafka's group that were written under an epoch up
   -- to this may lie above next_offset, and mean nothing. 0: never.
   sought_epoch  bigint  NOT NULL DEFAULT 0,
+  -- Whether messages of this partition may be parked: only then a chunk looks for them. Written by
+  -- chunks alone, as only they park. False is always true; true may be out of date.
+  parked        boolean NOT NULL DEFAULT false,
+  -- Claims in a row that neither moved next_offset nor were given up alive: their processes may
+  -- have died of a message.
+  stalled_claims integer NOT NULL DEFAULT 0,
+  -- The record that was being tried alone, how many claims tried it, and the epoch of the last one.
+  -- Null and 0: none.
+  trying_offset bigint,
+  trying_claims integer NOT NULL DEFAULT 0,
+  trying_epoch  bigint,
   PRIMARY KEY (consumer, topic, partition)
 )
 -- Updated in place once a transaction: free space in the page and no index on a changing column
@@ -129,8 +140,9 @@ CREATE TABLE inbox_messages (
 );
 -- No foreign keys on purpose: their checks would lock a shared row once for each message.
 
--- What people, or policies in their name, did to positions. Written in the transaction of what it
--- tells of, where that is a change of this database. Nothing is decided by it, and nothing prunes it.
+-- What people, or policies in their name, did to positions and parked messages. Written in the
+-- transaction of what it tells of, where that is a change of this database. Nothing is decided by
+-- it, and nothing prunes it.
 CREATE TABLE audit_log (
   id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at       timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -139,10 +151,12 @@ CREATE TABLE audit_log (
   -- Who did it, as they called themselves, and why, in their words.
   actor    text        NOT NULL,
   -- seek: positions of a topic moved. adopt: topics taken over at given positions. sync-offsets:
-  -- positions copied to Kafka's group.
-  action   text        NOT NULL CHECK (action IN ('seek', 'adopt', 'sync-offsets')),
+  -- positions copied to Kafka's group. redrive: parked messages made due. skip: parked messages
+  -- deleted.
+  action   text        NOT NULL
+           CHECK (action IN ('seek', 'adopt', 'sync-offsets', 'redrive', 'skip')),
   reason   text        NOT NULL,
-  -- From where to where. Offsets are strings: readers of JSON may round large numbers.
+  -- What was done to what. Offsets are strings: readers of JSON may round large numbers.
   details  jsonb       NOT NULL
 );
 
@@ -211,6 +225,62 @@ CREATE TABLE outbox_relays (
   live_until timestamptz NOT NULL
 )
 WITH (fillfactor = 10);
+`,
+  },
+  {
+    number: 4,
+    name: "0004_parked",
+    checksum: "783a73db12256100783e33b043150aaea0f8902f94085eddbc440c825eac463e",
+    sql: `-- Parked messages: records that failed, or that stand behind one of their key that did, set aside
+-- so that their partition goes on. Nothing but a try that succeeded, or a person, deletes them.
+
+CREATE TABLE parked_messages (
+  -- Order of parking.
+  id              bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  consumer        integer     NOT NULL REFERENCES consumers (id),
+  -- Where the record lay in the log, and its time there, in milliseconds since 1970. Not a
+  -- timestamptz: a producer may write any number.
+  topic           text        NOT NULL,
+  partition       integer     NOT NULL,
+  record_offset   bigint      NOT NULL,
+  record_time     bigint      NOT NULL,
+  -- Bytes as they lay in the log, never re-encoded. A null value is a tombstone.
+  key             bytea,
+  -- First 16 bytes of the key's SHA-256: what stands behind what is asked by it, and an index holds
+  -- it whatever the key's length. Null: no key, so it stands behind nothing.
+  key_hash        uuid        CHECK ((key_hash IS NULL) = (key IS NULL)),
+  value           bytea,
+  -- Two arrays of one length: names may repeat, and their order is kept. In a name a backslash and
+  -- U+0000, which text cannot hold, are written as \\\\ and \\0.
+  header_names    text[]      NOT NULL DEFAULT '{}',
+  header_values   bytea[]     NOT NULL DEFAULT '{}',
+  -- waiting: to be tried again. retrying: it is being tried. dead: it waits for a person.
+  state           text        NOT NULL CHECK (state IN ('waiting', 'retrying', 'dead')),
+  -- Tries so far; one that is under way counts.
+  attempts        integer     NOT NULL,
+  -- By this database's clock: when it is due. While it is being tried: when the lease runs out, and
+  -- others may try it. Null: dead.
+  next_attempt_at timestamptz CHECK ((next_attempt_at IS NULL) = (state = 'dead')),
+  -- Who may try it: random, made anew for each try. Null: nobody does.
+  token           uuid        CHECK ((token IS NULL) = (state <> 'retrying')),
+  -- Why the last try failed: for people. Null: it was not tried, it only stands behind another of
+  -- its key.
+  error_code      text,
+  error           text,
+  parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- A position is parked once.
+  UNIQUE (consumer, topic, partition, record_offset)
+);
+
+-- Is a message of this key parked? And the first one of it: only that is tried.
+CREATE INDEX parked_messages_key
+  ON parked_messages (consumer, topic, partition, key_hash, record_offset)
+  WHERE key_hash IS NOT NULL;
+
+-- What is due, first what was due first.
+CREATE INDEX parked_messages_due
+  ON parked_messages (consumer, next_attempt_at)
+  WHERE state <> 'dead';
 `,
   },
 ];

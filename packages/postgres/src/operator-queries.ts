@@ -9,7 +9,8 @@
  *   oncebox_audit, oncebox_audit_log      who did what, and why
  */
 import type { AuditEntry, Move, PartitionClaim } from "@oncebox/core";
-import { define, type LogColumns, logColumns, quoted, type Statement } from "./queries.ts";
+import { type LogColumns, logColumns } from "./claim-queries.ts";
+import { define, quoted, type Statement } from "./queries.ts";
 import { plainArray, textArray } from "./wire.ts";
 
 /** Rows of `oncebox_positions`: at least one, with nulls from `topic` on where there is no row. */
@@ -131,7 +132,8 @@ const seekLockText = (own: string) => `
 // Index: inbox_partitions_pkey; the update is HOT. The rows are locked since oncebox_seek_lock. The
 // new token is nobody's: whoever held a claim is fenced. The mark of the old position says nothing of
 // the new one. What lay below the old position stays known as applied; only where that is to be
-// applied again, and where there is something of it above the new position, a replay begins.
+// applied again, and where there is something of it above the new position, a replay begins. Claims that
+// ended with their processes say nothing of what is read from now on.
 const seekText = (own: string) => `
   UPDATE ${own}inbox_partitions p
   SET next_offset = g.next_offset, token = gen_random_uuid(),
@@ -140,7 +142,8 @@ const seekText = (own: string) => `
     applied_until = greatest(p.applied_until, p.next_offset),
     replaying = $6 AND g.next_offset < greatest(p.applied_until, p.next_offset),
     replay = p.replay
-      + ($6 AND g.next_offset < greatest(p.applied_until, p.next_offset))::integer
+      + ($6 AND g.next_offset < greatest(p.applied_until, p.next_offset))::integer,
+    stalled_claims = 0, trying_offset = NULL, trying_claims = 0, trying_epoch = NULL
   FROM unnest($3::integer[], $4::bigint[]) AS g (partition, next_offset)
   WHERE p.consumer = $1 AND p.topic = $2 AND p.partition = g.partition`;
 

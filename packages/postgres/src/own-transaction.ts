@@ -1,8 +1,8 @@
 /** Transactions of the storage itself, beside the chunks: no handler runs in them. */
 import { CommitUnknownError } from "@oncebox/core";
 import { beginScript } from "./begin.ts";
-import { rollBack } from "./chunk.ts";
 import type { Connection, Connections } from "./connections.ts";
+import { rollBack } from "./handler-transaction.ts";
 import { provesRollback, type StorageErrors } from "./postgres-errors.ts";
 
 interface OwnParts {

@@ -1,22 +1,28 @@
-/** Rows of partitions: claimed by one process at a time, and looked at. */
+/** Rows of partitions: claimed by one process at a time, noted about, and looked at. */
 import type { LogMark, PartitionClaim, PartitionRef, Storage } from "@oncebox/core";
 import { beginScript } from "./begin.ts";
 import { blockerOf, lockTimeout } from "./blockers.ts";
-import { rollBack, settled } from "./chunk.ts";
+import { claimLost, nameOf } from "./chunk.ts";
+import type { ClaimedRow, ClaimQueries, LogColumns } from "./claim-queries.ts";
 import type { Connections } from "./connections.ts";
+import { rollBack, settled } from "./handler-transaction.ts";
 import type { OperatorQueries, PositionRow } from "./operator-queries.ts";
+import { ownTransaction } from "./own-transaction.ts";
 import { type StorageErrors, sqlState } from "./postgres-errors.ts";
-import type { ClaimedRow, InboxQueries, LogColumns } from "./queries.ts";
+import type { InboxQueries } from "./queries.ts";
 
 export interface PartitionParts {
   readonly connections: Connections;
   readonly queries: InboxQueries;
+  readonly claims: ClaimQueries;
   readonly operator: OperatorQueries;
   readonly errors: StorageErrors;
   readonly idleInTransactionTimeoutMs: number | null;
+  /** Of a note about a claim: who holds the row counts by himself what he commits. */
+  readonly lockTimeoutMs: number;
 }
 
-type PartitionVerbs = Pick<Storage<never>, "claim" | "lostClaims" | "positions"> & {
+type PartitionVerbs = Pick<Storage<never>, "claim" | "lostClaims" | "noteClaim" | "positions"> & {
   /** The consumer as an integer; null where it was never registered. */
   readonly consumerId: (name: string) => Promise<number | null>;
 };
@@ -32,6 +38,7 @@ export function partitionVerbs(parts: PartitionParts): PartitionVerbs {
       return claimOf(ref, row);
     },
     lostClaims: (claims) => lostClaims(parts, claims),
+    noteClaim: (claim, note) => noteClaim(parts, claim, note),
     positions: (consumer) => positions(parts, consumer),
     consumerId: async (name) => {
       const known = consumers.get(name);
@@ -53,6 +60,9 @@ function claimOf({ consumer, topic, partition }: PartitionRef, row: ClaimedRow):
     log: logOf(row),
     replay: { number: row.replay, until: row.applied_until },
     soughtEpoch: row.sought_epoch,
+    stalledClaims: row.stalled_claims,
+    trying:
+      row.trying_offset === null ? null : { offset: row.trying_offset, claims: row.trying_claims },
   };
 }
 
@@ -70,7 +80,7 @@ function logOf(row: LogColumns): LogMark {
 }
 
 async function claim(
-  { connections, queries, errors, idleInTransactionTimeoutMs }: PartitionParts,
+  { connections, claims, errors, idleInTransactionTimeoutMs }: PartitionParts,
   ref: PartitionRef & { readonly owner: string },
   waitMs: number,
 ): Promise<ClaimedRow | null> {
@@ -82,9 +92,7 @@ async function claim(
     connection.script(beginScript({ lockTimeoutMs, idleInTransactionTimeoutMs })),
   );
   if (!connection.pipelined) await begun;
-  const claiming = settled(
-    connection.run<ClaimedRow & Record<string, unknown>>(queries.claim(ref)),
-  );
+  const claiming = settled(connection.run<ClaimedRow & Record<string, unknown>>(claims.claim(ref)));
   if (!connection.pipelined) await claiming;
   // After a failure it rolls back, and says so.
   const committing = settled(connection.script("COMMIT"));
@@ -98,9 +106,9 @@ async function claim(
   } catch (cause) {
     const { consumer, topic, partition } = ref;
     const timedOut = sqlState(cause) === "55P03";
-    const blocker = timedOut ? await blockerOf(connection, queries, ref, [partition]) : null;
+    const blocker = timedOut ? await blockerOf(connection, claims, ref, [partition]) : null;
     await rollBack(connection);
-    const name = `${topic}/${partition} for ${consumer}`;
+    const name = nameOf(ref);
     if (!timedOut) throw errors.translated(`claim of ${name}`, cause);
     const details = { consumer, topic, partition };
     throw lockTimeout(`${name} could not be claimed`, waitMs, blocker, { cause, details });
@@ -117,6 +125,20 @@ async function lostClaims(
   );
   const lost = new Set(rows.map((row) => Number(row.place) - 1));
   return claims.filter((_, index) => lost.has(index));
+}
+
+async function noteClaim(
+  parts: PartitionParts,
+  claim: PartitionClaim,
+  note: Parameters<PartitionVerbs["noteClaim"]>[1],
+): Promise<void> {
+  const { claims, lockTimeoutMs } = parts;
+  const doing = `note about the claim on ${nameOf(claim)}`;
+  const statement = note.kind === "left" ? claims.left(claim) : claims.trying(claim, note.offset);
+  const { rowCount } = await ownTransaction(parts, { doing, lockTimeoutMs }, (connection) =>
+    connection.run(statement),
+  );
+  if (note.kind === "trying" && rowCount !== 1) throw claimLost(claim);
 }
 
 async function positions(

@@ -1,6 +1,7 @@
 /**
  * Every statement of the inbox, as pure functions. Each says which index it uses, what it locks and
- * why it is safe. The outbox's are in outbox-queries.ts.
+ * why it is safe. The outbox's are in outbox-queries.ts, those of claims in claim-queries.ts, those of
+ * parked messages in parking-queries.ts.
  *
  * A statement's text starts with a comment that names it, `/* oncebox_open *\/`, so that a DBA knows
  * it in pg_stat_activity; its name is that and a hash of the text. Both beginnings are stable: tests
@@ -10,14 +11,13 @@
  *   oncebox_open, oncebox_takers          first and second statement of a chunk
  *   oncebox_advance                       last statement of a chunk
  *   oncebox_terminate                     ends what still runs of a chunk that was cut
- *   oncebox_claim, oncebox_blocker        claim of a partition; who holds it up
  *   oncebox_register_lock, …_consumer, …_bound, …_partitions
  *   oncebox_record, oncebox_add_consumer  inbox.once
  *
  * What people ask for, and what is asked beside the chunks, is in operator-queries.ts.
  */
 import { createHash } from "node:crypto";
-import type { LogMark, MessageRef, PartitionClaim, PartitionRef, RecordRef } from "@oncebox/core";
+import type { LogMark, MessageRef, PartitionClaim, RecordRef } from "@oncebox/core";
 import { absentInteger, plainArray, storedName, textArray, uuidOf } from "./wire.ts";
 
 export interface Statement {
@@ -59,6 +59,8 @@ export interface OpenedRow {
   readonly xid: bigint;
   /** Offsets whose ids were recorded now, as the text of an array. */
   readonly recorded: string;
+  /** Whether messages of the partition may be parked. Null: fenced. */
+  readonly parked: boolean | null;
 }
 
 /** Who took an id; all null where nobody has. */
@@ -68,36 +70,6 @@ export interface TakerRow {
   readonly partition: number | null;
   readonly record_offset: bigint | null;
   readonly checksum: number | null;
-}
-
-/** The columns of a partition's row that say which log its position belongs to. */
-export interface LogColumns {
-  readonly topic_id: string | null;
-  readonly leader_epoch: number | null;
-  readonly last_offset: bigint | null;
-  readonly last_time: bigint | null;
-  readonly last_checksum: number | null;
-}
-
-export interface ClaimedRow extends LogColumns {
-  readonly consumer: number;
-  readonly token: string;
-  readonly epoch: bigint;
-  readonly next_offset: bigint;
-  /** Which replay the range below `applied_until` is in; 0: none. */
-  readonly replay: number;
-  readonly applied_until: bigint;
-  readonly sought_epoch: bigint;
-  readonly incarnation: string;
-}
-
-export interface BlockerRow {
-  readonly partition: number;
-  readonly pid: number;
-  readonly state: string | null;
-  readonly application: string | null;
-  readonly transaction_age_ms: bigint | null;
-  readonly state_age_ms: bigint | null;
 }
 
 /** One message of `oncebox_record`, in the order given. */
@@ -118,10 +90,9 @@ export interface InboxQueries {
     from: bigint,
     to: bigint,
     mark: LogMark,
+    parked: boolean,
   ) => Statement;
   readonly terminate: (xid: bigint) => Statement;
-  readonly claim: (ref: PartitionRef & { readonly owner: string }) => Statement;
-  readonly blocker: (consumer: string, topic: string, partitions: readonly number[]) => Statement;
   readonly registerLock: (consumer: string, topic: string) => Statement;
   readonly registerConsumer: (consumer: string, groupId: string) => Statement;
   readonly bound: (consumer: string) => Statement;
@@ -151,7 +122,7 @@ export interface ClaimKey {
 
 export function inboxQueries(schema: string): InboxQueries {
   const own = `${quoted(schema)}.`;
-  return { ...chunkQueries(own), ...claimQueries(own), ...registerQueries(own, schema) };
+  return { ...chunkQueries(own), ...registerQueries(own, schema) };
 }
 
 // Index: sources_name_key. Locks nothing; runs outside any transaction, or in one that reads only
@@ -177,7 +148,7 @@ const addNamesText = (own: string) => `
 // first offset wins. When all locks are there, lock_timeout is again what it was for the session.
 const openText = (own: string) => `
   WITH claimed AS MATERIALIZED (
-    SELECT next_offset FROM ${own}inbox_partitions
+    SELECT next_offset, parked FROM ${own}inbox_partitions
     WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4
     FOR NO KEY UPDATE
   ), recorded AS (
@@ -193,6 +164,7 @@ const openText = (own: string) => `
   )
   SELECT (SELECT next_offset FROM claimed) AS next_offset, pg_current_xact_id() AS xid,
     array(SELECT record_offset FROM recorded)::text AS recorded,
+    (SELECT parked FROM claimed) AS parked,
     (SELECT set_config('lock_timeout', current_setting('oncebox.lock_timeout'), true)
       FROM (SELECT count(*) FROM claimed) AS locked, (SELECT count(*) FROM recorded) AS inserted)
       AS lock_timeout`;
@@ -210,12 +182,14 @@ const takersText = (own: string) => `
 // raise where it moves nothing, since COMMIT may be on its way behind it: 22012 (division by zero)
 // in the transaction that was opened, so the claim or the position is another; 2201F (root of a
 // negative number) in any other transaction, so somebody ended ours. The mark of the log moves with
-// the position; a chunk that handled no record keeps the last one.
+// the position; a chunk that handled no record keeps the last one. What claims in a row left undone
+// is done.
 const advanceText = (own: string) => `
   WITH moved AS (
     UPDATE ${own}inbox_partitions SET next_offset = $6, topic_id = $8, leader_epoch = $9,
       last_offset = coalesce($10, last_offset), last_time = coalesce($11, last_time),
-      last_checksum = coalesce($12, last_checksum)
+      last_checksum = coalesce($12, last_checksum), parked = $13,
+      stalled_claims = 0, trying_offset = NULL, trying_claims = 0, trying_epoch = NULL
     WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4 AND next_offset = $5
       AND pg_current_xact_id() = $7::xid8
     RETURNING 1
@@ -253,52 +227,13 @@ function chunkQueries(own: string) {
       ),
     takers: (consumer, sources, ids) =>
       takers(consumer, plainArray(sources), plainArray(ids.map(uuidOf))),
-    advance: ({ claim, consumer }, xid, from, to, { topicId, leaderEpoch, last }) =>
+    advance: ({ claim, consumer }, xid, from, to, { topicId, leaderEpoch, last }, parked) =>
       advance(
         ...[consumer, claim.topic, claim.partition, claim.token, from, to, xid],
         ...[topicId, leaderEpoch],
         ...[last?.offset ?? null, last?.timestamp ?? null, last?.checksum ?? null],
+        parked,
       ),
-  } satisfies Partial<InboxQueries>;
-}
-
-/** Columns of a partition's row, called p: see LogColumns. */
-export const logColumns = "p.topic_id, p.leader_epoch, p.last_offset, p.last_time, p.last_checksum";
-
-// Index: consumers_name_key, inbox_partitions_pkey. Locks the partition's row; waits, as long as
-// lock_timeout allows, for the open transaction of the previous holder, then counts on from the
-// row as that one left it. The token is made here: no process can guess or repeat one. What a seek
-// and the last chunk left is told and stays.
-const claimText = (own: string) => `
-  UPDATE ${own}inbox_partitions p
-  SET token = gen_random_uuid(), epoch = p.epoch + 1, owner = $4, claimed_at = clock_timestamp()
-  FROM ${own}consumers c
-  WHERE c.name = $1 AND p.consumer = c.id AND p.topic = $2 AND p.partition = $3
-  RETURNING c.id AS consumer, p.token, p.epoch, p.next_offset, ${logColumns},
-    CASE WHEN p.replaying THEN p.replay ELSE 0 END AS replay, p.applied_until, p.sought_epoch,
-    (SELECT incarnation FROM ${own}meta) AS incarnation`;
-
-// Index: as above. Locks nothing. The transaction that holds a row stands in its xmax, and holds
-// its own id as a lock: so the backend is found after the wait is over.
-const blockerText = (own: string) => `
-  SELECT p.partition, a.pid, a.state, a.application_name AS application,
-    round(extract(epoch FROM clock_timestamp() - a.xact_start) * 1000)::bigint
-      AS transaction_age_ms,
-    round(extract(epoch FROM clock_timestamp() - a.state_change) * 1000)::bigint AS state_age_ms
-  FROM ${own}consumers c
-  JOIN ${own}inbox_partitions p
-    ON p.consumer = c.id AND p.topic = $2 AND p.partition = ANY ($3::integer[])
-  JOIN pg_locks l ON l.locktype = 'transactionid' AND l.transactionid = p.xmax AND l.granted
-  JOIN pg_stat_activity a ON a.pid = l.pid
-  WHERE c.name = $1
-  LIMIT 1`;
-
-function claimQueries(own: string) {
-  const claim = define("claim", claimText(own));
-  const blocker = define("blocker", blockerText(own), { prepare: false });
-  return {
-    claim: (ref) => claim(ref.consumer, ref.topic, ref.partition, ref.owner),
-    blocker: (consumer, topic, partitions) => blocker(consumer, topic, plainArray(partitions)),
   } satisfies Partial<InboxQueries>;
 }
 

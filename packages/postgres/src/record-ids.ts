@@ -6,7 +6,7 @@ import type { Handles } from "./handles/handles.ts";
 import type { StorageErrors } from "./postgres-errors.ts";
 import type { InboxQueries, RecordedRow, Statement, TakerRow } from "./queries.ts";
 
-type Outcome = Exclude<Recorded, "done">;
+type Outcome = Exclude<Recorded, "done" | "held">;
 
 export interface RecordParts<Tx> {
   readonly connections: Connections;

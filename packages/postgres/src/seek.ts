@@ -57,7 +57,7 @@ async function seek(parts: PartitionParts, request: Seek): Promise<Moves> {
   } catch (error) {
     if (!(error instanceof StorageError) || sqlState(error.cause) !== "55P03") throw error;
     const blocker = await parts.connections.with(doing, (connection) =>
-      blockerOf(connection, parts.queries, request, partitions),
+      blockerOf(connection, parts.claims, request, partitions),
     );
     const what = `${topic}${blocker === null ? "" : `/${blocker.partition}`} for ${consumer} could not be moved`;
     const details = { consumer, topic, partitions };

@@ -1,8 +1,8 @@
 /** T1: a transaction of the caller's, confirmed by the answer to COMMIT of itself. */
 import { randomUUID } from "node:crypto";
 import { CommitUnknownError, StorageError } from "@oncebox/core";
-import { rollBack } from "./chunk.ts";
 import type { Connection, Connections } from "./connections.ts";
+import { rollBack } from "./handler-transaction.ts";
 import type { Handles } from "./handles/handles.ts";
 import { provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
 

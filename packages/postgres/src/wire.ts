@@ -104,11 +104,20 @@ export function bytesListOf(array: string): readonly (Uint8Array | null)[] {
   });
 }
 
-/**
- * A name as the table `sources` holds it: text cannot hold U+0000. Reversible, so two names never
- * become one.
- */
+/** Headers out of two arrays of one length: names as JSON, values as the text of the array. */
+export function headersOf(names: string, values: string): [string, Uint8Array | null][] {
+  const list = bytesListOf(values);
+  return (JSON.parse(names) as string[]).map((name, index) => [name, list[index] ?? null]);
+}
+
+/** A name as a column of text holds it, which cannot hold U+0000. Two names never become one. */
 export function storedName(name: string): string {
   if (!name.includes("\\") && !name.includes("\0")) return name;
   return name.replaceAll("\\", "\\\\").replaceAll("\0", "\\0");
+}
+
+/** The name that `storedName` was given. */
+export function nameFromStored(stored: string): string {
+  if (!stored.includes("\\")) return stored;
+  return stored.replace(/\\(.)/g, (_, character) => (character === "0" ? "\0" : character));
 }

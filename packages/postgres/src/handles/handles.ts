@@ -12,6 +12,8 @@ export interface Hold {
   readonly failed: (error: unknown) => void;
   /** A text of several statements is sent: only its first was looked at. */
   readonly several?: () => void;
+  /** Other handlers use the transaction at the same time: what is refused for it is told. */
+  readonly shared?: { readonly refused: () => void };
 }
 
 /** Handles of one open transaction of the storage. */
@@ -43,5 +45,12 @@ export function notYours(what: string): StorageError {
   return new StorageError(
     "transaction-ended-early",
     `${what}: the transaction is begun and ended by Oncebox; use SAVEPOINT and ROLLBACK TO for a part of it`,
+  );
+}
+
+export function sharedWithOthers(what: string): StorageError {
+  return new StorageError(
+    "transaction-shared",
+    `${what}: other handlers use this transaction at the same time, and it would work on theirs as well. With ordering "partition", where handlers run one after another, savepoints and settings work`,
   );
 }

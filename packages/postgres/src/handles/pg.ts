@@ -4,8 +4,8 @@
  */
 import { StorageError } from "@oncebox/core";
 import type { ClientBase } from "pg";
-import { finished, type Handles, type Hold, notYours } from "./handles.ts";
-import { endsTransaction } from "./transaction-control.ts";
+import { finished, type Handles, type Hold, notYours, sharedWithOthers } from "./handles.ts";
+import { endsTransaction, reachesOthers } from "./transaction-control.ts";
 
 export function pgHandles(): Handles<ClientBase> {
   // By handle, for transactions whose commit is seen here: what to do after it.
@@ -76,9 +76,9 @@ function queryOf(target: ClientBase, hold: Hold): Call {
   return (...args) => {
     const [query] = args;
     const text = textOf(query);
-    const problem = hold.ended() ? finished() : refusalOf(text);
+    const problem = hold.ended() ? finished() : refusalOf(text, hold);
     if (problem !== null) return refuse(args, problem);
-    if (text === "" || /;\s*\S/.test(text)) hold.several?.();
+    if (!text || /;\s*\S/.test(text)) hold.several?.();
     const result = (target.query as Call).apply(target, watched(args, hold));
     if (!(result instanceof Promise)) return result;
     return result.catch((error: unknown) => {
@@ -111,17 +111,26 @@ function refuse(args: readonly unknown[], problem: Error): unknown {
   return Promise.reject(problem);
 }
 
-function refusalOf(text: string): Error | null {
-  if (!endsTransaction(text)) return null;
-  return notYours(text.trim().slice(0, 30));
+/** `text` is null where it is not known what will be sent. */
+function refusalOf(text: string | null, { shared }: Hold): Error | null {
+  if (shared !== undefined && (text === null || reachesOthers(text))) {
+    shared.refused();
+    return sharedWithOthers(text === null ? "a query without a text" : beginningOf(text));
+  }
+  if (text === null || !endsTransaction(text)) return null;
+  return notYours(beginningOf(text));
 }
 
-function textOf(query: unknown): string {
+function beginningOf(text: string): string {
+  return text.trim().slice(0, 30);
+}
+
+function textOf(query: unknown): string | null {
   if (typeof query === "string") return query;
   const { text, cursor } = (query ?? {}) as { text?: unknown; cursor?: { text?: unknown } };
   if (typeof text === "string") return text;
   // pg-query-stream keeps its text in a cursor.
-  return typeof cursor?.text === "string" ? cursor.text : "";
+  return typeof cursor?.text === "string" ? cursor.text : null;
 }
 
 /**
