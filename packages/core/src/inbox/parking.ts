@@ -37,6 +37,7 @@ export function sorted(
       if (giveUp.park !== null && record.key !== null) heldKeys.add(mapKeyOf(record.key));
     } else if (outcome === "held" || (record.key !== null && heldKeys.has(mapKeyOf(record.key)))) {
       toPark.push({ record, state: "waiting", attempts: 0, afterMs: 0, error: null });
+      if (record.key !== null) heldKeys.add(mapKeyOf(record.key));
     } else {
       toHandle.push({ record, conflict: outcome !== "new" });
     }

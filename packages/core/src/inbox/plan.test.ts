@@ -1,0 +1,126 @@
+import { describe, expect, it } from "vitest";
+import { HandlerError, PermanentError } from "../errors.ts";
+import type { PartitionClaim } from "../ports/storage.ts";
+import type { Chunk } from "./chunk.ts";
+import { failurePolicy } from "./failure-policy.ts";
+import {
+  cutOf,
+  freshPlan,
+  killerOf,
+  planAfterCommit,
+  planAfterFailure,
+  planAfterTrouble,
+  planInOrder,
+  planOfClaim,
+} from "./plan.ts";
+
+const max = 64;
+const error = new HandlerError("handler-failed", "no");
+const policy = failurePolicy({});
+
+function chunk(first: number, end: number): Chunk {
+  const records = Array.from({ length: end - first }, (_, i) => ({
+    ...{ offset: BigInt(first + i), timestamp: 0n, leaderEpoch: null },
+    ...{ key: null, value: null, headers: [] },
+  }));
+  const [firstOffset, endOffset] = [BigInt(first), BigInt(end)];
+  return { firstOffset, endOffset, records, topicId: null, endEpoch: null };
+}
+
+describe("a message that keeps failing", () => {
+  it("is tried alone, then given up in a chunk of its own, and the plan is as fresh", () => {
+    let plan = planAfterFailure(freshPlan(max), chunk(0, 9), { offset: 3n, error }, policy, 1).plan;
+    expect(cutOf(plan, 0n)).toMatchObject({ recordsMax: max, before: 3n, giveUp: null });
+    plan = planAfterCommit(plan, 3n, max).plan;
+    for (let attempt = 2; attempt <= 5; attempt += 1) {
+      expect(cutOf(plan, 3n)).toMatchObject({ recordsMax: 1, attempt, giveUp: null });
+      plan = planAfterFailure(plan, chunk(3, 4), { offset: 3n, error }, policy, 1).plan;
+    }
+    expect(cutOf(plan, 3n).giveUp).toMatchObject({ offset: 3n, park: { attempts: 5 } });
+    const after = planAfterCommit(plan, 4n, max);
+    expect(after.passed).toMatchObject({ attempts: 5, giveUp: { offset: 3n } });
+    expect(after.plan).toEqual(freshPlan(max));
+  });
+
+  it("is not given up with those before it", () => {
+    // Guards: a chunk that was to hold good messages only sets one of them aside.
+    const failure = { offset: 3n, error: new PermanentError("never") };
+    const { plan } = planAfterFailure(freshPlan(max), chunk(0, 9), failure, policy, 1);
+    expect(cutOf(plan, 0n)).toMatchObject({ before: 3n, giveUp: null });
+    expect(cutOf(planAfterCommit(plan, 3n, max).plan, 3n).giveUp).toMatchObject({ offset: 3n });
+  });
+
+  it("is forgotten where one before it fails meanwhile", () => {
+    const failure = { offset: 3n, error: new PermanentError("never") };
+    let { plan } = planAfterFailure(freshPlan(max), chunk(0, 9), failure, policy, 1);
+    plan = planAfterFailure(plan, chunk(0, 3), { offset: 1n, error }, policy, 1).plan;
+    expect(plan.giveUp).toBeNull();
+    expect(cutOf(plan, 1n)).toMatchObject({ recordsMax: 1, attempt: 2, giveUp: null });
+  });
+});
+
+it("runs a chunk in order after its handlers failed at once, and those behind it at once again", () => {
+  const plan = planInOrder(freshPlan(max), chunk(0, 9));
+  expect(cutOf(plan, 0n).inOrder).toBe(true);
+  expect(cutOf(plan, 9n).inOrder).toBe(false);
+});
+
+describe("trouble of the database", () => {
+  it("halves the chunks that share rows with others, down to one, and lets them grow slowly", () => {
+    // Guards: chunks of several partitions that share rows collapse in deadlocks.
+    let plan = freshPlan(max);
+    for (const size of [32, 16, 8, 4, 2, 1, 1]) {
+      plan = planAfterTrouble(plan, "local", 1)?.plan ?? plan;
+      expect(cutOf(plan, 0n).recordsMax).toBe(size);
+    }
+    plan = planAfterCommit(plan, 1n, max).plan;
+    expect(plan.sizeMax).toBe(2);
+    for (let commits = 0; commits < max; commits += 1) plan = planAfterCommit(plan, 2n, max).plan;
+    expect(plan.sizeMax).toBe(max);
+  });
+
+  it("of the whole database halves nothing and never ends", () => {
+    let plan = freshPlan(max);
+    for (let rerun = 1; rerun < 100; rerun += 1) {
+      plan = planAfterTrouble(plan, "global", 1)?.plan ?? plan;
+      expect(plan).toMatchObject({ sizeMax: max, reruns: rerun });
+    }
+  });
+
+  it("of one transaction ends after ten reruns, then its messages run one by one", () => {
+    let plan = freshPlan(max);
+    for (let rerun = 1; rerun <= 10; rerun += 1)
+      plan = planAfterTrouble(plan, "local", 1)?.plan ?? plan;
+    expect(planAfterTrouble(plan, "local", 1)).toBeNull();
+    plan = planAfterFailure(plan, chunk(0, 3), { offset: null, error }, policy, 1).plan;
+    expect(cutOf(plan, 0n)).toMatchObject({ recordsMax: 1, attempt: 1 });
+    expect(plan.reruns).toBe(0);
+  });
+});
+
+describe("claims that ended with their process", () => {
+  const claim = (stalledClaims: number, trying: PartitionClaim["trying"] = null) =>
+    ({ topic: "t", partition: 0, nextOffset: 5n, stalledClaims, trying }) as PartitionClaim;
+
+  it("change nothing up to three", () => {
+    expect(planOfClaim(freshPlan(max), claim(3), max)).toEqual(freshPlan(max));
+  });
+
+  it("have the next messages run one by one, written down before, until they are through", () => {
+    const plan = planOfClaim(freshPlan(max), claim(4), max);
+    expect(cutOf(plan, 5n)).toMatchObject({ recordsMax: 1, careful: true });
+    expect(cutOf(plan, 68n)).toMatchObject({ recordsMax: 1, careful: true });
+    expect(cutOf(planAfterCommit(plan, 69n, max).plan, 69n)).toMatchObject({
+      recordsMax: max,
+      careful: false,
+    });
+  });
+
+  it("condemn only the message that was being tried, twice", () => {
+    // Guards: an innocent message condemned by deploys, rebalances or the one beside it.
+    expect(killerOf(claim(9, { offset: 5n, claims: 1 }), 5n)).toBeNull();
+    expect(killerOf(claim(9, { offset: 5n, claims: 2 }), 6n)).toBeNull();
+    expect(killerOf(claim(9), 5n)).toBeNull();
+    expect(killerOf(claim(9, { offset: 5n, claims: 2 }), 5n)?.code).toBe("message-kills-process");
+  });
+});

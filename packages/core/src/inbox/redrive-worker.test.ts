@@ -1,0 +1,159 @@
+import { describe, expect, it } from "vitest";
+import { clockByHand, settled } from "../clock-by-hand.ts";
+import { HandlerError, PermanentError } from "../errors.ts";
+import type { OnceboxEvent } from "../events.ts";
+import type { ParkedOutcome, ParkedTurn } from "../ports/parking.ts";
+import { failurePolicy } from "./failure-policy.ts";
+import type { ParkedOutcomeOfRun } from "./parked-run.ts";
+import { redriveWorker, settlement } from "./redrive-worker.ts";
+
+const record = { offset: 7n, timestamp: 0n, key: null, value: null, headers: [] };
+const turnOf = (attempts: number, id = 1n): ParkedTurn => ({
+  ...{ consumer: "billing", topic: "orders", partition: 0, id, token: "t", record, attempts },
+});
+const failed = (error = new HandlerError("handler-failed", "no")): ParkedOutcomeOfRun => ({
+  kind: "failed",
+  error,
+});
+const local: ParkedOutcomeOfRun = {
+  kind: "trouble",
+  trouble: "local",
+  error: new Error("dead lock"),
+};
+const global: ParkedOutcomeOfRun = { kind: "trouble", trouble: "global", error: new Error("down") };
+const policy = failurePolicy({});
+
+/** A worker whose storage hands out these turns, and whose handler comes to these outcomes. */
+function scene(turns: (ParkedTurn | Error)[], outcomes: ParkedOutcomeOfRun[], topics = ["orders"]) {
+  const { clock, advance } = clockByHand();
+  const events: OnceboxEvent[] = [];
+  const settlements: ParkedOutcome[] = [];
+  const asked: unknown[] = [];
+  const ran: number[] = [];
+  const stop = new AbortController();
+  const worker = redriveWorker({
+    consumer: "billing",
+    storage: {
+      takeParked: async (request) => {
+        asked.push(request);
+        const turn = turns.shift();
+        if (turn instanceof Error) throw turn;
+        return turn === undefined ? [] : [turn];
+      },
+      settleParked: async (_, outcome) => {
+        settlements.push(outcome);
+        return true;
+      },
+    },
+    clock,
+    observe: (event) => events.push(event),
+    topics: () => topics,
+    handlerOf: () => ({
+      policy,
+      runParked: async ({ attempt }) => {
+        ran.push(attempt);
+        return outcomes.shift() ?? { kind: "committed" };
+      },
+    }),
+    handlerTimeoutMs: 5_000,
+    pollIntervalMs: 1_000,
+    cut: new AbortController().signal,
+  });
+  const done = worker.run(stop.signal);
+  return { advance, events, settlements, asked, ran, stop, done };
+}
+
+describe("the redrive worker", () => {
+  it("tries one after another while something is due, then looks again after its interval", async () => {
+    const { asked, ran, advance, events } = scene([turnOf(6), turnOf(1)], []);
+    await settled();
+    expect(ran).toEqual([6, 1]);
+    expect(asked).toHaveLength(3);
+    expect(asked[0]).toEqual({
+      consumer: "billing",
+      topics: ["orders"],
+      limit: 1,
+      leaseMs: 20_000,
+    });
+    await advance(1_000);
+    expect(asked).toHaveLength(4);
+    expect(events.map(({ type }) => type)).toEqual(["inbox.redriven", "inbox.redriven"]);
+  });
+
+  it("asks for nothing while all its topics are paused", async () => {
+    const { asked, advance } = scene([turnOf(6)], [], []);
+    await advance(5_000);
+    expect(asked).toEqual([]);
+  });
+
+  it("lets a message wait longer after each failure, and ends with it dead", async () => {
+    const { settlements, events } = scene([turnOf(6), turnOf(20)], [failed(), failed()]);
+    await settled();
+    expect(settlements.map(({ state, attempts }) => [state, attempts])).toEqual([
+      ["waiting", 6],
+      ["dead", 20],
+    ]);
+    expect(events[1]).toMatchObject({ type: "inbox.redrive-failed", state: "dead", offset: 7n });
+  });
+
+  it("does not run a message again whose tries were spent by processes that died", async () => {
+    // Guards: a parked message that kills would be run for ever, each time by another process.
+    const { ran, settlements } = scene([turnOf(21)], []);
+    await settled();
+    expect(ran).toEqual([]);
+    expect(settlements[0]).toMatchObject({
+      state: "dead",
+      error: { code: "message-kills-process" },
+    });
+  });
+
+  it("writes nothing of a turn that another has, or whose outcome is unknown", async () => {
+    const unknown = { kind: "unknown", error: new HandlerError("handler-failed", "?") } as const;
+    const { settlements } = scene([turnOf(6), turnOf(6)], [{ kind: "fenced" }, unknown]);
+    await settled();
+    expect(settlements).toEqual([]);
+  });
+
+  it("waits, tells and goes on when the database does not answer", async () => {
+    const { ran, events, advance } = scene([new Error("down"), turnOf(6)], []);
+    await settled();
+    expect(events[0]).toMatchObject({ type: "inbox.redrive-troubled" });
+    expect(ran).toEqual([]);
+    await advance(100);
+    expect(ran).toEqual([6]);
+  });
+
+  it("ends when it is stopped, also while it waits", async () => {
+    const { stop, done } = scene([], []);
+    await settled();
+    stop.abort();
+    await done;
+  });
+});
+
+describe("what is written of a turn", () => {
+  it("is no attempt where the database was in trouble", () => {
+    // Guards: an outage or a deadlock that condemns a message.
+    expect(settlement(policy, turnOf(6), global, 99, 0)).toMatchObject({
+      state: "waiting",
+      attempts: 5,
+    });
+    expect(settlement(policy, turnOf(6), local, 10, 0)).toMatchObject({
+      state: "waiting",
+      attempts: 5,
+    });
+  });
+
+  it("is one where the same message alone keeps meeting local trouble", () => {
+    expect(settlement(policy, turnOf(6), local, 11, 0)).toMatchObject({ attempts: 6 });
+    expect(settlement(policy, turnOf(20), local, 11, 0)).toMatchObject({ state: "dead" });
+  });
+
+  it("is its death where another try cannot help", () => {
+    const never = failed(new PermanentError("never"));
+    expect(settlement(policy, turnOf(1), never, 1, 0)).toMatchObject({
+      state: "dead",
+      attempts: 1,
+    });
+  });
+});
