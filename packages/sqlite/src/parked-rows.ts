@@ -46,6 +46,7 @@ export function amongParked(
   if (!left) return { recorded, left };
   const outcomeOf = (record: RecordRef, fresh: Recorded | undefined): Recorded => {
     if (fresh === undefined) throw new TypeError("a record of a chunk has no outcome");
+    if (fresh === "done") return fresh;
     if (one(db, offsetParkedText, ...place, record.offset) !== undefined) return "duplicate";
     if (fresh !== "new" || record.key === null) return fresh;
     const parked = one(db, keyParkedText, ...place, sha256First16(record.key)) !== undefined;

@@ -84,11 +84,15 @@ export const redriveText = `
 
 export const skipText = "DELETE FROM oncebox_parked_messages WHERE id = ?";
 
-/** Only what is given stands in the text, so that each kind of filter is read by an index that fits. */
-function fitting(filter: ParkedFilter): string {
-  const { topic, partition, ids, key, state } = filter;
+/**
+ * Only what is given stands in the text. Pages are read by primary key, in its order: any other index
+ * would find, and sort, all that fits for each page. But one key's messages are few, and found by
+ * oncebox_parked_messages_key; a plus sign keeps SQLite from an index.
+ */
+function fitting({ topic, partition, ids, key, state }: ParkedFilter): string {
+  const byKey = topic !== undefined && partition !== undefined && key !== undefined;
   return [
-    "consumer = (SELECT id FROM oncebox_consumers WHERE name = @consumer)",
+    `${byKey ? "" : "+"}consumer = (SELECT id FROM oncebox_consumers WHERE name = @consumer)`,
     ...(topic === undefined ? [] : ["topic = @topic"]),
     ...(partition === undefined ? [] : ["partition = @partition"]),
     ...(ids === undefined ? [] : ["id IN (SELECT value FROM json_each(@ids))"]),
@@ -98,7 +102,7 @@ function fitting(filter: ParkedFilter): string {
   ].join(" AND ");
 }
 
-/** Locks nothing: it only looks. By primary key, or by an index that fits the filter better. */
+/** Locks nothing: it only looks, and what it finds may change at once. */
 export const parkedText = (filter: ParkedFilter): string => `
   SELECT id, topic, partition, state, attempts, error_code, error, parked_at, next_attempt_at,
     ${recordColumns}

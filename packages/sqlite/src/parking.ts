@@ -172,7 +172,10 @@ function changeParked(db: Database, { action, filter, page, audit }: Change) {
   return { changed: changed.length, next };
 }
 
-/** A filter as JSON can hold it. */
-export function told({ ids, key, ...filter }: ParkedFilter) {
-  return { ...filter, ids: ids?.map(String), key: hexOf(key ?? null) };
+/** A filter as the audit log keeps it; the consumer stands beside it. */
+function told({ topic, partition, ids, key, state }: ParkedFilter) {
+  return {
+    ...{ topic: topic ?? null, partition: partition ?? null, state: state ?? null },
+    ...{ ids: ids?.map(String) ?? null, key: hexOf(key ?? null) },
+  };
 }
