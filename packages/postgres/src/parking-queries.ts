@@ -99,15 +99,17 @@ export function parkingQueries(schema: string): ParkingQueries {
 }
 
 // Index: parked_messages_consumer_topic_partition_record_offset_key, parked_messages_key; LIMIT 1
-// keeps one look-up for each record, however large the table. Locks nothing. A statement of its own,
+// keeps one look-up for each record, however large the table, and ORDER BY one for whether anything
+// is left (downwards: what is dead lies at the other end). Locks nothing. A statement of its own,
 // behind the one that locked the partition's row: its snapshot has all that any chunk before has
 // parked, and no chunk beside this one parks. What a transaction of a turn is about to remove still
 // counts, so nothing of its key passes by it.
 const amongParkedText = (own: string) => `
-  SELECT EXISTS (
-      SELECT FROM ${own}parked_messages m
+  SELECT (
+      SELECT true FROM ${own}parked_messages m
       WHERE m.consumer = $1 AND m.topic = $2 AND m.partition = $3
-    ) AS any_left,
+      ORDER BY m.record_offset DESC LIMIT 1
+    ) IS TRUE AS any_left,
     array(
       SELECT g.record_offset FROM unnest($4::bigint[]) AS g (record_offset)
       CROSS JOIN LATERAL (
