@@ -22,6 +22,8 @@ const inapplicable: Readonly<Record<string, string>> = {
     "a handle of MemoryTx has no way to begin or end anything",
   "I5 a chunk's handle refuses to begin or end the transaction, and stays whole":
     "a handle of MemoryTx has no way to begin or end anything",
+  "I5 a shared handle refuses to begin or end the transaction as any other does":
+    "a handle of MemoryTx has no way to begin or end anything",
 };
 
 function memoryUnderTest(): StorageUnderTest<MemoryTx> {
@@ -43,6 +45,9 @@ function memoryUnderTest(): StorageUnderTest<MemoryTx> {
     connectionName: async (tx) => behind(tx).connection,
     openTransactions: async () => database.openTransactions(),
     plainControls: [],
+    sharedRefusals: [
+      { name: "a savepoint", use: (tx) => tx.savepoint(async () => tx.append("effects", "no")) },
+    ],
     endSecretly: async (tx, then) => behind(tx).endSecretly(then),
     breakConnection: async (tx) => behind(tx).cut(),
     breakCommit: (fault) => database.faults.breakNextCommit(fault, storage.name),

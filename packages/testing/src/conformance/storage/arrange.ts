@@ -1,6 +1,6 @@
 /** What the storage cases stand on: registered partitions, records, ids, outbox rows, leases. */
 import type {
-  ChunkTransaction,
+  HandlerTransaction,
   LaneLease,
   LogMark,
   Move,
@@ -104,10 +104,10 @@ export function record(
   };
 }
 
-/** Writes effects through a handle of the chunk, as a handler does. */
+/** Writes effects through a handle of the chunk or the turn, as a handler does. */
 export async function handle<Tx>(
   { insertEffect }: StorageUnderTest<Tx>,
-  chunk: ChunkTransaction<Tx>,
+  chunk: HandlerTransaction<Tx>,
   ...texts: readonly string[]
 ): Promise<void> {
   const { tx, end } = chunk.handle();

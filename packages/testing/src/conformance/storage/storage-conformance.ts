@@ -1,4 +1,4 @@
-/** The suite of the storage port: T1, I1 to I5, O1 to O6, M1. */
+/** The suite of the storage port: T1, I1 to I6, O1 to O6, M1. */
 import { bounded, type ConformanceCase } from "../case.ts";
 import { operatorCases } from "./adoption-cases.ts";
 import type { StorageCase } from "./arrange.ts";
@@ -8,19 +8,31 @@ import { laneCases } from "./lane-cases.ts";
 import { logCases } from "./log-cases.ts";
 import { migrationCases } from "./migration-cases.ts";
 import { outboxCases } from "./outbox-cases.ts";
+import { parkingCases } from "./parking-cases.ts";
 import { recordingCases } from "./recording-cases.ts";
+import { redriveCases } from "./redrive-cases.ts";
+import { retryCases } from "./retry-cases.ts";
 import { seekCases } from "./seek-cases.ts";
+import { sharingCases } from "./sharing-cases.ts";
+import { stallCases } from "./stall-cases.ts";
 import type { StorageUnderTest } from "./storage-under-test.ts";
 import { transactionCases } from "./transaction-cases.ts";
+import { turnCases } from "./turn-cases.ts";
 
 const all: readonly StorageCase[] = [
   ...transactionCases,
   ...ownershipCases,
+  ...stallCases,
   ...recordingCases,
   ...chunkCases,
+  ...sharingCases,
   ...logCases,
   ...seekCases,
   ...operatorCases,
+  ...parkingCases,
+  ...turnCases,
+  ...retryCases,
+  ...redriveCases,
   ...outboxCases,
   ...laneCases,
   ...migrationCases,

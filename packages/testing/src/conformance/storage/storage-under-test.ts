@@ -58,6 +58,14 @@ export interface StorageUnderTest<Tx> {
 
   /** The ordinary ways to begin and end a transaction; a handle refuses each, and stays whole. */
   readonly plainControls: readonly ((tx: Tx) => unknown)[];
+  /**
+   * What a handle refuses while other handlers share its transaction, by name: savepoints, settings,
+   * nested transactions. Each rejects or throws. Missing where no two handlers ever share one.
+   */
+  readonly sharedRefusals?: readonly {
+    readonly name: string;
+    readonly use: (tx: Tx) => unknown;
+  }[];
   /** Commits behind the handle's back, on a path it cannot refuse, and begins another on request. */
   readonly endSecretly: (tx: Tx, then: { readonly begin: boolean }) => Promise<unknown>;
   /** Ends the connection under `tx` at the database's side; resolves when that is done. */
