@@ -116,6 +116,13 @@ describe("claims that ended with their process", () => {
     });
   });
 
+  it("keep to that where the last one died with a message tried alone", () => {
+    // Guards: progress in between, which ends the count of claims, would begin the search anew.
+    expect(
+      cutOf(planOfClaim(freshPlan(max), claim(1, { offset: 5n, claims: 1 }), max), 5n),
+    ).toMatchObject({ careful: true });
+  });
+
   it("condemn only the message that was being tried, twice", () => {
     // Guards: an innocent message condemned by deploys, rebalances or the one beside it.
     expect(killerOf(claim(9, { offset: 5n, claims: 1 }), 5n)).toBeNull();

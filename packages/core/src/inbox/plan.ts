@@ -47,8 +47,8 @@ export function freshPlan(chunkSizeMax: number): Plan {
 /** Of a claim just won: what belonged to the one before is gone, what the database bore out stays. */
 export function planOfClaim(plan: Plan, claim: PartitionClaim, chunkSizeMax: number): Plan {
   const fresh = { ...freshPlan(chunkSizeMax), sizeMax: plan.sizeMax };
-  if (claim.stalledClaims <= stalledClaimsMax) return fresh;
-  // Processes died here, one after another: it may be one of the next messages.
+  if (claim.stalledClaims <= stalledClaimsMax && claim.trying === null) return fresh;
+  // Processes died here, one after another, or one that tried a message alone: it may be one of the next.
   const from = claim.nextOffset;
   const until = from + BigInt(chunkSizeMax);
   return { ...fresh, isolation: { from, until, attempts: 0 }, carefulUntil: until };

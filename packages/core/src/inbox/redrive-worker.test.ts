@@ -73,7 +73,7 @@ describe("the redrive worker", () => {
       consumer: "billing",
       topics: ["orders"],
       limit: 1,
-      leaseMs: 20_000,
+      leaseMs: 10_000,
     });
     await advance(1_000);
     expect(asked).toHaveLength(4);

@@ -17,8 +17,8 @@ import { backoffMs, backoffs } from "../retry.ts";
 import { afterRedrive, type FailurePolicy, parkedErrorOf } from "./failure-policy.ts";
 import type { ParkedOutcomeOfRun, RunParked } from "./parked-run.ts";
 
-/** On top of the handler's time: for the statements around it. */
-const leaseMarginMs = 15_000;
+/** On top of the handler's time: for the statements around it. One that comes later is fenced. */
+const leaseMarginMs = 5_000;
 
 /** Reruns of one message under local trouble (deadlock, time-out) before that counts as its failure. */
 const localRerunsMax = 10;

@@ -1,0 +1,88 @@
+/** Messages that end the process which handles them, in the log and parked. */
+import { createOperator } from "@oncebox/core";
+import { describe, expect, inject, it } from "vitest";
+import { spawnWorker, type Worker } from "../fixtures/child.ts";
+import { type Scene, scene } from "../fixtures/scene.ts";
+import { hasKafka } from "../fixtures/servers.ts";
+import type { Step } from "../fixtures/step-log.ts";
+import type { DyingSettings } from "../fixtures/workers/dying.ts";
+
+const file = new URL("../fixtures/workers/dying.ts", import.meta.url);
+
+/** Starts the next process when one has died, until one says that `done` has come; tells how many died. */
+async function untilOneLives(
+  s: Scene,
+  done: (step: Step) => boolean,
+  attemptsMax = 20,
+): Promise<{ readonly deaths: number }> {
+  const { name: consumer, topic, databaseUrl } = s;
+  const brokers = inject("kafkaBrokers") ?? [];
+  const argument = JSON.stringify({
+    ...{ consumer, topic, databaseUrl, brokers, attemptsMax },
+  } satisfies DyingSettings);
+  const workers: Worker[] = [];
+  for (;;) {
+    const worker = spawnWorker(file, { args: [argument] });
+    workers.push(worker);
+    const lives = worker.waitFor(done, 60_000).then(
+      () => true,
+      () => false,
+    );
+    const lived = await Promise.race([lives, worker.exited.then(() => false)]);
+    if (lived || workers.length > 15) {
+      worker.kill("SIGTERM");
+      const exit = await worker.exited;
+      if (!lived) throw new Error(`none lives; the last ended with ${exit.signal ?? exit.code}`);
+      return { deaths: workers.length - 1 };
+    }
+    expect((await worker.exited).signal, worker.output()).toBe("SIGKILL");
+  }
+}
+
+const parkedOf = async ({ storage, broker, name }: Scene) =>
+  (await createOperator({ storage, broker, actor: "a test" }).parked({ consumer: name })).map(
+    ({ record, state, error }) => [Number(record.offset), state, error?.code],
+  );
+
+describe.skipIf(!hasKafka())("a message that kills the process", () => {
+  it("A15: is found, alone, and parked as dead; those beside it are applied once", {
+    timeout: 150_000,
+  }, async () => {
+    // Guards: a crash loop; and an innocent message condemned with the killer.
+    await using s = await scene();
+    await s.produce(0, "a", "b", "kills", "c", "d");
+    const { deaths } = await untilOneLives(
+      s,
+      ({ step, data }) => step === "inbox.chunk-committed" && data?.nextOffset === "5",
+    );
+    expect(await s.effectsReach(4)).toEqual(["a", "b", "c", "d"]);
+    expect(await parkedOf(s)).toEqual([[2, "dead", "message-kills-process"]]);
+    expect(await s.nextOffset(0)).toBe(5n);
+    // Three with the whole chunk, one that tried it alone after those before it, one more to be sure.
+    expect(deaths).toBeLessThanOrEqual(6);
+  });
+
+  it("E9: while it is parked is counted before each try, and ends dead", {
+    timeout: 150_000,
+  }, async () => {
+    // Guards: an attempt that is written after the run dies with the process, and the loop never ends.
+    await using s = await scene();
+    await s.produce(
+      0,
+      { key: "k", value: "fails, then kills" },
+      { key: "k", value: "behind" },
+      "other",
+    );
+    const { deaths } = await untilOneLives(
+      s,
+      ({ step, data }) => step === "inbox.redrive-failed" && data?.state === "dead",
+      4,
+    );
+    expect(await parkedOf(s)).toEqual([
+      [0, "dead", "message-kills-process"],
+      [1, "waiting", undefined],
+    ]);
+    expect(await s.effectsReach(1)).toEqual(["other"]);
+    expect(deaths).toBe(3);
+  });
+});
