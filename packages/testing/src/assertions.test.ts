@@ -4,6 +4,7 @@ import {
   eventLog,
   expectAppliedOnce,
   expectDuplicates,
+  expectParked,
   expectRolledBack,
   shown,
 } from "./assertions.ts";
@@ -36,6 +37,33 @@ it("shows values by their content", () => {
   expect(shown(value)).toBe('{a: <ff>, b: [1n, null, undefined], c: Map [["k", "v"]]}');
   expect(shown({ at: new Date(0), of: new Set([new Error("no")]) })).toBe(
     "{at: 1970-01-01T00:00:00.000Z, of: Set [Error: no]}",
+  );
+});
+
+it("tells which messages of a consumer are parked, over any number of pages", async () => {
+  const storage = memoryStorage({ clock: manualClock() });
+  const at = { consumer: "billing", topic: "orders", partition: 0 };
+  const start = new Map([[0, 0n]]);
+  const none = { groupId: "g", topicId: null, added: new Map<number, bigint>() };
+  await storage.registerTopic({ ...at, ...none, start });
+  const claim = await storage.claim({ ...at, owner: "a test" }, 1_000);
+  if (claim === null) throw new Error("no row");
+  const offsets = Array.from({ length: 250 }, (_, n) => BigInt(n));
+  const bytes = { key: null, value: null, headers: [] };
+  const toPark = offsets.map((offset) => ({
+    ...{ record: { offset, timestamp: 0n, ...bytes }, state: "dead" as const },
+    ...{ attempts: 3, afterMs: 0, error: { code: "handler-failed", text: "unlucky" } },
+  }));
+  const mark = { topicId: null, leaderEpoch: null, last: null };
+  await (await storage.open(claim, [])).commit(250n, mark, toPark);
+  const { topic, partition } = at;
+  const places = offsets.map((offset) => ({ topic, partition, offset }));
+  await expectParked(storage, "billing", places);
+  await expectParked(storage, "shipping", []);
+  const [, ...others] = places;
+  const compare = expectParked(storage, "billing", [...others, { topic, partition, offset: 999n }]);
+  await expect(compare).rejects.toThrow(
+    "250 messages of billing must be parked; not parked: orders/0@999; not expected: orders/0@0 (handler-failed: unlucky)",
   );
 });
 

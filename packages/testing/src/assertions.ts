@@ -3,7 +3,7 @@
  * functions for any test runner; each throws an error that says what was found. Works with rows and
  * events of any storage and broker.
  */
-import type { Observer, OnceboxEvent } from "@oncebox/core";
+import type { Observer, OnceboxEvent, ParkedMessage, StorageVerbs } from "@oncebox/core";
 
 /** What was expected is not so. */
 export class ExpectationError extends Error {
@@ -34,6 +34,8 @@ export function eventLog(): EventLog {
 
 /** Most entries of a kind that a message lists. */
 const listedMax = 5;
+/** Parked messages that are asked for at once. */
+const pageRows = 100;
 
 /**
  * Throws unless the effects are exactly these, each once, in any order: nothing lost, nothing
@@ -119,6 +121,43 @@ export function expectRolledBack(
       `${name} was rolled back, but ${listed("left", effects.map(shown))}`,
     );
   }
+}
+
+/**
+ * Throws unless exactly these messages of a consumer are parked, in any order and in any state; says
+ * of those that are not expected why they were set aside.
+ */
+export async function expectParked(
+  { parked }: Pick<StorageVerbs, "parked">,
+  consumer: string,
+  expected: readonly MessagePlace[],
+): Promise<void> {
+  const nameOf = ({ topic, partition, offset }: MessagePlace) => `${topic}/${partition}@${offset}`;
+  const found = new Map<string, string>();
+  for (let above: bigint | null = null, more = true; more; ) {
+    const page: readonly ParkedMessage[] = await parked({ consumer }, { limit: pageRows, above });
+    for (const { topic, partition, record, error } of page) {
+      const name = nameOf({ topic, partition, offset: record.offset });
+      found.set(name, error === null ? name : `${name} (${error.code}: ${error.text})`);
+    }
+    above = page.at(-1)?.id ?? null;
+    more = page.length === pageRows;
+  }
+  const wanted = new Set(expected.map(nameOf));
+  const complaints = [
+    listed(
+      "not parked",
+      [...wanted].filter((name) => !found.has(name)),
+    ),
+    listed(
+      "not expected",
+      [...found].filter(([name]) => !wanted.has(name)).map(([, shown]) => shown),
+    ),
+  ].filter((complaint) => complaint !== "");
+  if (complaints.length === 0) return;
+  throw new ExpectationError(
+    `${wanted.size} messages of ${consumer} must be parked; ${complaints.join("; ")}`,
+  );
 }
 
 type MessagePlaceOf = Pick<MessagePlace, "topic" | "partition">;

@@ -4,6 +4,7 @@ export {
   eventLog,
   expectAppliedOnce,
   expectDuplicates,
+  expectParked,
   expectRolledBack,
   type MessagePlace,
 } from "./assertions.ts";

@@ -9,6 +9,7 @@ import {
   groupId,
   handle,
   id,
+  longWaitMs,
   noMark,
   record,
   register,
@@ -255,24 +256,26 @@ const heldCases: readonly StorageCase[] = [
     run: async (context) => {
       const { storage } = context;
       await parkedFirst(context);
-      const second = await claim(storage, 1);
-      same(await recordedOf(storage, second, keyed(1, "a")), ["new"], "of another partition");
       const start = new Map([[0, 0n]]);
-      const nothing = { topicId: null, added: new Map() };
+      const none = { topicId: null, start, added: new Map() };
+      const elsewhere = { consumer: "shipping", groupId: "another group", topic };
+      await storage.registerTopic({ consumer, groupId, topic: "another topic", ...none });
+      await storage.registerTopic({ ...elsewhere, ...none });
       const places = [
-        { consumer, groupId, topic: "another topic" },
-        { consumer: "shipping", groupId: "another group", topic },
+        { consumer, topic, partition: 1 },
+        { consumer, topic: "another topic", partition: 0 },
+        { consumer: "shipping", topic, partition: 0 },
       ];
       for (const place of places) {
-        await storage.registerTopic({ ...place, ...nothing, start });
-        const claimed = await storage.claim(
-          { ...place, partition: 0, owner: "conformance" },
-          1_000,
-        );
+        const claimed = await storage.claim({ ...place, owner: "conformance" }, longWaitMs);
         holds(claimed !== null, "a claim of a registered partition must not be null");
-        const what = `of ${place.topic} for ${place.consumer}`;
-        same(await recordedOf(storage, claimed, keyed(1, "a")), ["new"], what);
+        // With one of its own each has to look, and finds no other's: neither key nor offset.
+        await (await storage.open(claimed, [])).commit(1n, noMark, [toPark(10, "b")]);
+        const found = await recordedOf(storage, claimed, keyed(1, "a"), keyed(2, "b"));
+        same(found, ["new", "held"], `of ${place.topic}/${place.partition} for ${place.consumer}`);
       }
+      const first = await recordedOf(storage, await claim(storage), keyed(9, "b"), keyed(10, null));
+      same(first, ["new", "new"], "of the first partition");
     },
   },
   {

@@ -144,6 +144,19 @@ const changeCases: readonly StorageCase[] = [
   },
   {
     promise: "I6",
+    name: "a redrive does not wait for an open turn, and leaves it alone",
+    run: async ({ storage, another }) => {
+      await register(storage, 0n);
+      await park(storage, [toPark(0, "a"), toPark(1, "b", { state: "dead" })]);
+      const open = await storage.openParked(await takeOne(storage));
+      const redrive = within(longWaitMs / 2, change(another(), "redrive"), "a redrive beside it");
+      same(await redrive, { changed: 1, next: null }, "a redrive beside an open turn");
+      await open.commit();
+      await sameParked(storage, [[1n, "waiting"]]);
+    },
+  },
+  {
+    promise: "I6",
     name: "a skip deletes for good, and the next message of the key is the first",
     run: async (context) => {
       const { storage, another } = context;
