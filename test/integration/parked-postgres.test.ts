@@ -103,10 +103,14 @@ describe.each([false, true])("parked messages, on a pool with pipeline: %s", (pi
       const settled = { state: "waiting", attempts, afterMs: 0, error: failed } as const;
       expect(await storage.settleParked(turn, settled)).toBe(true);
     };
+    let over = false;
     const run = async (storage: Storage<ClientBase>) => {
-      while ((await storage.parked(filter, page)).length > 0) {
+      while (!over && (await storage.parked(filter, page)).length > 0) {
         const turns = await take(storage, { limit: 3 });
-        await Promise.all(turns.map((turn) => tryOne(storage, turn)));
+        await Promise.all(turns.map((turn) => tryOne(storage, turn))).catch((error: unknown) => {
+          over = true;
+          throw error;
+        });
       }
     };
     await Promise.all([run(p.storage), run(p.other), run(p.storage), run(p.other)]);
