@@ -4,6 +4,7 @@ import { operatorCases } from "./adoption-cases.ts";
 import type { StorageCase } from "./arrange.ts";
 import { chunkCases } from "./chunk-cases.ts";
 import { ownershipCases } from "./claim-cases.ts";
+import { heldCases } from "./held-cases.ts";
 import { laneCases } from "./lane-cases.ts";
 import { logCases } from "./log-cases.ts";
 import { migrationCases } from "./migration-cases.ts";
@@ -30,6 +31,7 @@ const all: readonly StorageCase[] = [
   ...seekCases,
   ...operatorCases,
   ...parkingCases,
+  ...heldCases,
   ...turnCases,
   ...retryCases,
   ...redriveCases,
