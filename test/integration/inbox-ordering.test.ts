@@ -132,3 +132,73 @@ describe.skipIf(!hasKafka())("ordering by key", () => {
     expect((await s.effectsReach(3)).sort()).toEqual(["a", "b", "c"]);
   });
 });
+
+describe.skipIf(!hasKafka())("a handler of batches", () => {
+  it("gets the new messages of a chunk at once, and publishes with ids of each", async () => {
+    await using s = await scene();
+    const ids: (readonly string[])[] = [];
+    const sizes: number[] = [];
+    const consumer = s
+      .bareConsumer()
+      .handleBatch(textTopic(s.topic), async (messages, tx, { of }) => {
+        sizes.push(messages.length);
+        await tx.query("INSERT INTO effects (value, attempt) SELECT unnest($1::text[]), 1", [
+          messages.map(({ value }) => value),
+        ]);
+        const echo = { topic: "echoes", key: null, value: null, headers: [] };
+        for (const message of messages) ids.push(await of(message).outbox.enqueue([echo, echo]));
+        if (ids.length <= 3) throw new Error("once more");
+      });
+    const again = { value: "b", headers: { id: "1" } };
+    await s.produce(0, "a", again, again, "c");
+    await consumer.start();
+    expect(await s.effectsReach(3)).toEqual(["a", "b", "c"]);
+    expect(sizes[0]).toBe(3);
+    // The redo publishes the same, whatever the size of its batch.
+    expect(ids.slice(3)).toEqual(ids.slice(0, 3));
+    expect(new Set(ids.flat()).size).toBe(6);
+    const { rows } = await s.pool.query("SELECT count(*)::int AS n FROM oncebox.outbox_messages");
+    expect(rows[0].n).toBe(6);
+  });
+
+  it("is given halves down to the messages that fail, which are parked; all others are applied", async () => {
+    await using s = await scene();
+    const sizes: number[] = [];
+    const consumer = s.bareConsumer({ redriveIntervalMs: 20 }).handleBatch(
+      textTopic(s.topic),
+      async (messages, tx, { attempt }) => {
+        sizes.push(messages.length);
+        const values = messages.map(({ value }) => value);
+        await tx.query("INSERT INTO effects (value, attempt) SELECT unnest($1::text[]), $2", [
+          values,
+          attempt,
+        ]);
+        if (attempt < 5 && values.some((value) => value === "7" || value === "20")) {
+          throw new Error("no");
+        }
+      },
+      { retry: { localAttemptsMax: 2, localBackoffMs: 1, redriveBackoffMs: 1 } },
+    );
+    const values = Array.from({ length: 96 }, (_, i) => String(i));
+    await s.produce(0, ...values);
+    await consumer.start();
+    const effects = await s.effectsReach(96);
+    expect([...effects].sort()).toEqual([...values].sort());
+    expect(s.ear.heard.filter(({ type }) => type === "inbox.parked")).toHaveLength(2);
+    // Not one by one.
+    expect(sizes.length).toBeLessThan(60);
+  });
+
+  it("E6: has no part in one that does not decode", async () => {
+    await using s = await scene();
+    const consumer = s.bareConsumer().handleBatch(textTopic(s.topic), async (messages, tx) => {
+      await tx.query("INSERT INTO effects (value) SELECT unnest($1::text[])", [
+        messages.map(({ value }) => value),
+      ]);
+    });
+    await s.produce(0, "a", { value: Buffer.from([0xff]) }, "b");
+    await consumer.start();
+    expect(await s.effectsReach(2)).toEqual(["a", "b"]);
+    expect(await s.ear.waitFor("inbox.parked")).toMatchObject({ offset: 1n, state: "dead" });
+  });
+});

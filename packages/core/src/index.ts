@@ -19,12 +19,18 @@ export { createConsumer } from "./inbox/consumer.ts";
 export type { ConsumerOptions, SyncConsumerOptions } from "./inbox/consumer-options.ts";
 export type { Consumer, SyncConsumer } from "./inbox/consumer-service.ts";
 export type {
+  BatchContext,
+  BatchHandlerOptions,
+  BatchMessageContext,
+  BatchRun,
   Handler,
   HandlerContext,
   HandlerOptions,
   RetryOptions,
   Run,
   Sync,
+  SyncBatchContext,
+  SyncBatchRun,
   SyncHandlerContext,
   SyncRun,
 } from "./inbox/handler.ts";

@@ -34,8 +34,16 @@ import type {
   StorageVerbs,
 } from "../ports/storage.ts";
 import type { GiveUp } from "./failure-policy.ts";
-import type { Handler } from "./handler.ts";
-import { afterHandler, handleOne, type Running, reason, untilCut } from "./handler-run.ts";
+import type { BatchHandler, Handler } from "./handler.ts";
+import {
+  afterHandler,
+  FailedAt,
+  handleBatch,
+  handleOne,
+  type Running,
+  reason,
+  untilCut,
+} from "./handler-run.ts";
 import { atOnceByKey } from "./handlers-at-once.ts";
 import { type Sorted, sorted } from "./parking.ts";
 
@@ -98,7 +106,7 @@ export interface ChunkRun {
 
 interface HandlerRun<Tx> extends ChunkRun {
   readonly storage: Storage<Tx>;
-  readonly handler: Handler<Tx>;
+  readonly handler: Handler<Tx> | BatchHandler<Tx>;
   /** Of the messages that the handler enqueues. */
   readonly source: string | undefined;
 }
@@ -130,10 +138,7 @@ async function handleAndCommit<Tx>(
 ): Promise<ChunkOutcome> {
   const { storage, chunk, giveUp } = run;
   const found = sorted(chunk.records, transaction.recorded, giveUp);
-  const atOnce = run.atOnceMax > 1 && found.toHandle.length > 1;
-  const ended = atOnce
-    ? await handleAtOnce(run, transaction, running, found)
-    : await handleInOrder(run, transaction, running, found);
+  const ended = await handlingOf(run, found)(run, transaction, running, found);
   if (ended !== null) return ended;
   // From here on it is the database that takes its time.
   running.watch.end();
@@ -150,7 +155,20 @@ export function countsOf({ toHandle, toPark, dropped, duplicates }: Sorted): Chu
   return { applied: toHandle.length, parked: toPark.length, dropped, duplicates };
 }
 
-/** Null: all went well. */
+/** Resolves to null where all went well. */
+type Handling = <Tx>(
+  run: HandlerRun<Tx>,
+  transaction: ChunkTransaction<Tx>,
+  running: Running,
+  found: Sorted,
+) => Promise<ChunkOutcome | null>;
+
+function handlingOf<Tx>({ handler, atOnceMax }: HandlerRun<Tx>, { toHandle }: Sorted): Handling {
+  if (toHandle.length <= 1) return handleInOrder;
+  if ("runBatch" in handler) return handleWhole;
+  return atOnceMax > 1 ? handleAtOnce : handleInOrder;
+}
+
 async function handleInOrder<Tx>(
   run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
@@ -171,6 +189,30 @@ async function handleInOrder<Tx>(
     }
   }
   return null;
+}
+
+/** All in one call. Nobody knows which message made it fail. */
+async function handleWhole<Tx>(
+  run: HandlerRun<Tx>,
+  transaction: ChunkTransaction<Tx>,
+  running: Running,
+  { toHandle }: Sorted,
+): Promise<ChunkOutcome | null> {
+  const { claim, handler } = run;
+  const first = toHandle[0]?.record.offset ?? run.chunk.firstOffset;
+  try {
+    for (const { record, conflict } of toHandle) {
+      if (conflict) throw new FailedAt(record.offset, idConflict(claim, record.offset));
+    }
+    const records = toHandle.map(({ record }) => record);
+    const call = { ...run, handler: handler as BatchHandler<Tx> };
+    await handleBatch(call, transaction, claim, records, running);
+    return null;
+  } catch (error) {
+    const failure = await afterHandler(run, transaction, claim, first, error);
+    if (failure.kind !== "failed") return failure;
+    return { ...failure, offset: error instanceof FailedAt ? error.offset : null };
+  }
 }
 
 /** As above, handlers of different keys at the same time. */

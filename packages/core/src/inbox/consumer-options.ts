@@ -255,9 +255,14 @@ export function checkHandler<Tx>(
 }
 
 /** Throws ConfigurationError that lists every wrong option of a handler. */
-export function checkHandlerOptions(what: string, options: HandlerOptions): void {
+export function checkHandlerOptions(
+  what: string,
+  options: HandlerOptions,
+  orderings: readonly string[],
+): void {
   checkOptions(what, options, {
-    ordering: oneOf("partition", "key"),
+    // A handler of batches has no choice.
+    ...(orderings.length > 0 ? { ordering: oneOf(...orderings) } : {}),
     onFailure: oneOf("park", "block", "drop"),
     startFrom: aStart,
     retry: anObject,

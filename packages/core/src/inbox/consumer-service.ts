@@ -1,7 +1,15 @@
 /** What a consumer is to its user, with handlers that wait and with handlers that do not. */
 import type { Service } from "../service.ts";
 import type { Topic } from "../topic.ts";
-import type { Handler, HandlerOptions, Run, SyncRun } from "./handler.ts";
+import type {
+  BatchHandlerOptions,
+  BatchRun,
+  Handler,
+  HandlerOptions,
+  Run,
+  SyncBatchRun,
+  SyncRun,
+} from "./handler.ts";
 import type { Health, PartitionStatus } from "./status.ts";
 
 interface ConsumerService extends Service {
@@ -25,6 +33,12 @@ export interface Consumer<Tx> extends ConsumerService {
    */
   handle<In, Out>(topic: Topic<In, Out>, run: Run<Out, Tx>, options?: HandlerOptions): this;
   handle(handler: Handler<Tx>, options?: HandlerOptions): this;
+  /** As `handle`, with one call for all new messages of a chunk: for set-based SQL. */
+  handleBatch<In, Out>(
+    topic: Topic<In, Out>,
+    run: BatchRun<Out, Tx>,
+    options?: BatchHandlerOptions,
+  ): this;
 }
 
 /** As Consumer, on a storage whose driver answers at once: its handlers end when they return. */
@@ -38,5 +52,11 @@ export interface SyncConsumer<Tx> extends ConsumerService {
     topic: Topic<In, Out>,
     run: SyncRun<Out, Tx, R>,
     options?: HandlerOptions,
+  ): this;
+  /** As `handle`, with one call for all new messages of a chunk: for set-based SQL. */
+  handleBatch<In, Out, R>(
+    topic: Topic<In, Out>,
+    run: SyncBatchRun<Out, Tx, R>,
+    options?: BatchHandlerOptions,
   ): this;
 }

@@ -22,8 +22,8 @@ import {
 } from "./consumer-options.ts";
 import type { Consumer, SyncConsumer } from "./consumer-service.ts";
 import { groupAhead, groupOffsetsOf } from "./group-offsets.ts";
-import { type Handled, handledOf } from "./handled.ts";
-import type { Handler, HandlerOptions, Run } from "./handler.ts";
+import { batchHandledOf, type Handled, handledOf } from "./handled.ts";
+import type { BatchHandlerOptions, BatchRun, Handler, HandlerOptions, Run } from "./handler.ts";
 import { type OffsetRelay, offsetRelay } from "./offset-relay.ts";
 import { PartitionWorker } from "./partition.ts";
 import type { PartitionContext } from "./partition-context.ts";
@@ -130,8 +130,19 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     runOrOptions?: Run<Out, Tx> | HandlerOptions,
     optionsOfRun?: HandlerOptions,
   ): this {
+    return this.#takeOn(handledOf(this.#options, what, runOrOptions, optionsOfRun));
+  }
+
+  handleBatch<In, Out>(
+    topic: Topic<In, Out>,
+    run: BatchRun<Out, Tx>,
+    options?: BatchHandlerOptions,
+  ): this {
+    return this.#takeOn(batchHandledOf(this.#options, topic, run, options));
+  }
+
+  #takeOn({ topic, handled }: { readonly topic: string; readonly handled: Handled }): this {
     const { name } = this.#options;
-    const { topic, handled } = handledOf(this.#options, what, runOrOptions, optionsOfRun);
     const refused = (why: string) => {
       throw new ConfigurationError("invalid-options", `consumer ${name} ${why}`);
     };

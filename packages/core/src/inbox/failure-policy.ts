@@ -16,6 +16,8 @@ export interface FailurePolicy {
   readonly attemptsMax: number;
   readonly local: Backoff;
   readonly redrive: Backoff;
+  /** Whether half of the messages are tried where nobody knows which one failed; else one by one. */
+  readonly halves: boolean;
 }
 
 /** What is done with a message instead of handling it, in the transaction that moves past it. */
@@ -35,11 +37,14 @@ export const retryDefaults = {
   redriveBackoffMaxMs: 300_000,
 };
 
-export function failurePolicy({ onFailure = "park", retry = {} }: HandlerOptions): FailurePolicy {
+export function failurePolicy(
+  { onFailure = "park", retry = {} }: HandlerOptions,
+  halves = false,
+): FailurePolicy {
   const set = Object.entries(retry).filter(([, value]) => value !== undefined);
   const given = { ...retryDefaults, ...Object.fromEntries(set) };
   return {
-    onFailure,
+    ...{ onFailure, halves },
     localAttemptsMax: given.localAttemptsMax,
     attemptsMax: given.attemptsMax,
     local: { initialMs: given.localBackoffMs, maxMs: given.localBackoffMaxMs },

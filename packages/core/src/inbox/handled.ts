@@ -2,7 +2,14 @@
 import type { Topic } from "../topic.ts";
 import { type CompleteOptions, checkHandler, checkHandlerOptions } from "./consumer-options.ts";
 import { type FailurePolicy, failurePolicy } from "./failure-policy.ts";
-import type { Handler, HandlerOptions, Run } from "./handler.ts";
+import type {
+  BatchHandler,
+  BatchHandlerOptions,
+  BatchRun,
+  Handler,
+  HandlerOptions,
+  Run,
+} from "./handler.ts";
 import type { StartFrom } from "./start.ts";
 import { type Runners, runnersOf } from "./sync-runs.ts";
 
@@ -21,15 +28,40 @@ export function handledOf<In, Out, Tx>(
   runOrOptions: Run<Out, Tx> | HandlerOptions | undefined,
   optionsOfRun: HandlerOptions | undefined,
 ): { readonly topic: string; readonly handled: Handled } {
-  const { name, storage, source } = consumer;
+  const { name } = consumer;
   const handler = "run" in what ? what : what.handler(runOrOptions as Run<Out, Tx>);
   const { topic } = handler;
   checkHandler(consumer, topic, "run" in what ? what.run : runOrOptions);
   const given = "run" in what ? (runOrOptions as HandlerOptions | undefined) : optionsOfRun;
   const options = given ?? {};
-  checkHandlerOptions(`consumer ${name}, handler of ${topic}`, options);
+  checkHandlerOptions(`consumer ${name}, handler of ${topic}`, options, ["partition", "key"]);
+  return { topic, handled: assembled(consumer, handler, options) };
+}
+
+/** As above, for a handler of whole batches. */
+export function batchHandledOf<In, Out, Tx>(
+  consumer: CompleteOptions<Tx>,
+  { name: topic, decode }: Topic<In, Out>,
+  run: BatchRun<Out, Tx>,
+  options: BatchHandlerOptions = {},
+): { readonly topic: string; readonly handled: Handled } {
+  checkHandler(consumer, topic, run);
+  checkHandlerOptions(`consumer ${consumer.name}, handler of ${topic}`, options, []);
+  const handler: BatchHandler<Tx> = {
+    topic,
+    decode: (message) => ({ ...message, value: decode(message.value) }),
+    runBatch: run as BatchRun<unknown, Tx>,
+  };
+  return { topic, handled: assembled(consumer, handler, options) };
+}
+
+function assembled<Tx>(
+  { storage, source }: CompleteOptions<Tx>,
+  handler: Handler<Tx> | BatchHandler<Tx>,
+  options: HandlerOptions,
+): Handled {
   const { startFrom = "earliest", ordering } = options;
+  const policy = failurePolicy(options, "runBatch" in handler);
   const runners = runnersOf(storage, handler, source);
-  const policy = failurePolicy(options);
-  return { topic, handled: { ...runners, startFrom, policy, byKey: ordering === "key" } };
+  return { ...runners, startFrom, policy, byKey: ordering === "key" };
 }

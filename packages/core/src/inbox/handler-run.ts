@@ -10,13 +10,13 @@ import type { BrokerRecord } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { ParkedRecord } from "../ports/parking.ts";
 import type { HandlerTransaction, PartitionRef, Storage } from "../ports/storage.ts";
-import type { Handler } from "./handler.ts";
+import type { BatchHandler, BatchMessageContext, Handler } from "./handler.ts";
 import { type HandlerWatch, handlerHung, handlerWatch } from "./handler-time.ts";
 
 /** What every handler of one topic is run with. */
 export interface HandlerCall<Tx> {
   readonly storage: Storage<Tx>;
-  readonly handler: Handler<Tx>;
+  readonly handler: Handler<Tx> | BatchHandler<Tx>;
   /** Of the messages that the handler enqueues. */
   readonly source: string | undefined;
   readonly clock: Clock;
@@ -47,28 +47,116 @@ export async function handleOne<Tx>(
   running: Running,
   shared: boolean,
 ): Promise<void> {
+  const { handler, attempt } = call;
+  if ("runBatch" in handler)
+    return handleBatch({ ...call, handler }, transaction, at, [record], running);
   const { message, identity } = incomingOf(at, record);
-  const { tx, end, refused } = transaction.handle({ shared });
-  const { storage, source, clock, attempt } = call;
-  const outbox = handlerOutbox(storage, tx, identity, { source, clock });
-  const ended = running.watch.begin(record.offset);
+  await handling(transaction, record.offset, running, shared, (tx) =>
+    handler.run(message, tx, {
+      ...{ attempt, signal: running.signal },
+      ...contextOf(call, tx, identity, running),
+    }),
+  );
+}
+
+/** Runs the handler of a batch once. Throws what it throws, and what an earlier decoding threw. */
+export async function handleBatch<Tx>(
+  call: HandlerCall<Tx> & { readonly handler: BatchHandler<Tx> },
+  transaction: HandlerTransaction<Tx>,
+  at: PartitionRef,
+  records: readonly (BrokerRecord | ParkedRecord)[],
+  running: Running,
+): Promise<void> {
+  const { handler, attempt } = call;
+  const identities = new Map<Message<unknown>, string>();
+  for (const record of records) {
+    const { message, identity } = incomingOf(at, record);
+    identities.set(decoded(handler, message), identity);
+  }
+  const [{ offset } = { offset: 0n }] = records;
+  await handling(transaction, offset, running, false, (tx) => {
+    const of = onceFor((message) => contextOf(call, tx, identityIn(identities, message), running));
+    return handler.runBatch([...identities.keys()], tx, { attempt, signal: running.signal, of });
+  });
+}
+
+/** One context for each message, however often it is asked for: ids count what it has enqueued. */
+export function onceFor<Context>(
+  make: (message: Message<unknown>) => Context,
+): (message: Message<unknown>) => Context {
+  const made = new Map<Message<unknown>, Context>();
+  return (message) => {
+    const context = made.get(message) ?? make(message);
+    made.set(message, context);
+    return context;
+  };
+}
+
+/** Thrown where one message of a batch is known to be at fault: its handler was not called. */
+export class FailedAt extends Error {
+  readonly offset: bigint;
+
+  constructor(offset: bigint, cause: unknown) {
+    super("one message of a batch failed", { cause });
+    this.offset = offset;
+  }
+}
+
+export function decoded<Tx>(
+  { decode }: Pick<BatchHandler<Tx>, "decode">,
+  message: Message<Uint8Array | null>,
+): Message<unknown> {
   try {
-    await call.handler.run(message, tx, {
-      attempt,
-      signal: running.signal,
-      idempotencyKey: identity,
-      outbox: {
-        enqueue: (messages) => {
-          running.published = true;
-          return outbox.enqueue(messages);
-        },
-      },
-    });
+    return decode(message);
+  } catch (error) {
+    throw new FailedAt(message.offset, error);
+  }
+}
+
+export function identityIn(
+  identities: ReadonlyMap<Message<unknown>, string>,
+  message: Message<unknown>,
+): string {
+  const identity = identities.get(message);
+  if (identity !== undefined) return identity;
+  throw new TypeError("of() takes one of the messages that the handler was given, as it was given");
+}
+
+/** The time of one call of a handler, and its hold on the transaction. */
+async function handling<Tx>(
+  transaction: HandlerTransaction<Tx>,
+  offset: bigint,
+  running: Running,
+  shared: boolean,
+  work: (tx: Tx) => Promise<void>,
+): Promise<void> {
+  const { tx, end, refused } = transaction.handle({ shared });
+  const ended = running.watch.begin(offset);
+  try {
+    await work(tx);
   } finally {
     ended();
     end();
     running.refused ||= refused();
   }
+}
+
+function contextOf<Tx>(
+  { storage, source, clock }: HandlerCall<Tx>,
+  tx: Tx,
+  idempotencyKey: string,
+  running: Running,
+): BatchMessageContext {
+  const outbox = handlerOutbox(storage, tx, idempotencyKey, { source, clock });
+  return {
+    idempotencyKey,
+    outbox: {
+      enqueue: (messages) => {
+        running.published = true;
+        return outbox.enqueue(messages);
+      },
+    },
+  };
 }
 
 /** The message as its handler gets it, and what identifies it in all that is derived from it. */
@@ -120,12 +208,10 @@ export async function afterHandler<Tx>(
 }
 
 /** The handler's own failure, as one of ours. */
-export function handlerFailed(
-  { topic, partition }: PartitionRef,
-  offset: bigint,
-  error: unknown,
-): OnceboxError {
+export function handlerFailed(at: PartitionRef, offset: bigint, error: unknown): OnceboxError {
+  if (error instanceof FailedAt) return handlerFailed(at, offset, error.cause);
   if (error instanceof OnceboxError) return error;
+  const { topic, partition } = at;
   return new HandlerError(
     "handler-failed",
     `the handler of ${topic} failed at ${topic}/${partition}@${offset}: ${reason(error)}`,

@@ -49,6 +49,45 @@ export type SyncRun<V, Tx, R = unknown> = (
   context: SyncHandlerContext,
 ) => Sync<R> & R;
 
+/** What belongs to one message of a batch. */
+export interface BatchMessageContext extends Pick<HandlerContext, "idempotencyKey" | "outbox"> {}
+
+/** What a handler of whole batches gets besides the messages and the transaction. */
+export interface BatchContext<V> extends Pick<HandlerContext, "attempt" | "signal"> {
+  /** For one of the messages: what is published through it has ids that derive from that message. */
+  readonly of: (message: Message<V>) => BatchMessageContext;
+}
+
+/**
+ * User code that handles all new messages of a chunk at once, in offset order, with set-based SQL. When
+ * it fails, it gets half of them, down to the one that fails by itself.
+ */
+export type BatchRun<V, Tx> = (
+  messages: readonly Message<V>[],
+  tx: Tx,
+  context: BatchContext<V>,
+) => Promise<void>;
+
+/** As BatchContext, on a storage of SyncStorage. */
+export interface SyncBatchContext<V> extends Pick<HandlerContext, "attempt"> {
+  readonly of: (message: Message<V>) => Pick<SyncHandlerContext, "idempotencyKey" | "outbox">;
+}
+
+/** As BatchRun; ends when it returns. */
+export type SyncBatchRun<V, Tx, R = unknown> = (
+  messages: readonly Message<V>[],
+  tx: Tx,
+  context: SyncBatchContext<V>,
+) => Sync<R> & R;
+
+/** A handler of whole batches, bound to its topic, with the values still encoded. */
+export interface BatchHandler<in Tx> {
+  readonly topic: string;
+  /** Throws where the bytes do not decode. */
+  readonly decode: (message: Message<Uint8Array | null>) => Message<unknown>;
+  readonly runBatch: BatchRun<unknown, Tx>;
+}
+
 /** A handler bound to its topic, with the value still encoded: made by `topic.handler(run)`. */
 export interface Handler<in Tx> {
   readonly topic: string;
@@ -86,6 +125,9 @@ export interface HandlerOptions {
   /** How often and when a message is tried again; `block` tries for ever. */
   readonly retry?: RetryOptions;
 }
+
+/** A batch has one order: that of its offsets. */
+export interface BatchHandlerOptions extends Omit<HandlerOptions, "ordering"> {}
 
 /** The database's own trouble (outages, deadlocks, time-outs) spends no try. */
 export interface RetryOptions {

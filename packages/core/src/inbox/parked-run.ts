@@ -8,7 +8,7 @@ import type { Clock } from "../ports/clock.ts";
 import type { ParkedTurn } from "../ports/parking.ts";
 import type { ParkedTransaction, Storage } from "../ports/storage.ts";
 import { afterFailure } from "./chunk.ts";
-import type { Handler } from "./handler.ts";
+import type { BatchHandler, Handler } from "./handler.ts";
 import { afterHandler, handleOne, type Running, untilCut } from "./handler-run.ts";
 
 export type ParkedOutcomeOfRun =
@@ -35,7 +35,7 @@ export type RunParked = (run: ParkedRun) => Promise<ParkedOutcomeOfRun>;
 
 interface HandlerRun<Tx> extends ParkedRun {
   readonly storage: Storage<Tx>;
-  readonly handler: Handler<Tx>;
+  readonly handler: Handler<Tx> | BatchHandler<Tx>;
   readonly source: string | undefined;
 }
 

@@ -324,8 +324,8 @@ export class PartitionWorker {
     const counts = { firstOffset, nextOffset, applied, duplicates, parked };
     this.#context.observe({ ...this.ref, type: "inbox.chunk-committed", epoch, ...counts, ms });
     this.#tell(claim, nextOffset);
-    const { chunkSizeMax, observe } = this.#context;
-    const { plan, passed } = planAfterCommit(this.#plan, nextOffset, chunkSizeMax);
+    const { chunkSizeMax, policy, observe } = this.#context;
+    const { plan, passed } = planAfterCommit(this.#plan, nextOffset, policy, chunkSizeMax);
     this.#plan = plan;
     if (passed === null) return;
     this.#blockedBy = null;

@@ -7,6 +7,7 @@ import {
   cutOf,
   freshPlan,
   killerOf,
+  type Plan,
   planAfterCommit,
   planAfterFailure,
   planAfterTrouble,
@@ -31,13 +32,13 @@ describe("a message that keeps failing", () => {
   it("is tried alone, then given up in a chunk of its own, and the plan is as fresh", () => {
     let plan = planAfterFailure(freshPlan(max), chunk(0, 9), { offset: 3n, error }, policy, 1).plan;
     expect(cutOf(plan, 0n)).toMatchObject({ recordsMax: max, before: 3n, giveUp: null });
-    plan = planAfterCommit(plan, 3n, max).plan;
+    plan = planAfterCommit(plan, 3n, policy, max).plan;
     for (let attempt = 2; attempt <= 5; attempt += 1) {
       expect(cutOf(plan, 3n)).toMatchObject({ recordsMax: 1, attempt, giveUp: null });
       plan = planAfterFailure(plan, chunk(3, 4), { offset: 3n, error }, policy, 1).plan;
     }
     expect(cutOf(plan, 3n).giveUp).toMatchObject({ offset: 3n, park: { attempts: 5 } });
-    const after = planAfterCommit(plan, 4n, max);
+    const after = planAfterCommit(plan, 4n, policy, max);
     expect(after.passed).toMatchObject({ attempts: 5, giveUp: { offset: 3n } });
     expect(after.plan).toEqual(freshPlan(max));
   });
@@ -47,7 +48,9 @@ describe("a message that keeps failing", () => {
     const failure = { offset: 3n, error: new PermanentError("never") };
     const { plan } = planAfterFailure(freshPlan(max), chunk(0, 9), failure, policy, 1);
     expect(cutOf(plan, 0n)).toMatchObject({ before: 3n, giveUp: null });
-    expect(cutOf(planAfterCommit(plan, 3n, max).plan, 3n).giveUp).toMatchObject({ offset: 3n });
+    expect(cutOf(planAfterCommit(plan, 3n, policy, max).plan, 3n).giveUp).toMatchObject({
+      offset: 3n,
+    });
   });
 
   it("is forgotten where one before it fails meanwhile", () => {
@@ -73,9 +76,10 @@ describe("trouble of the database", () => {
       plan = planAfterTrouble(plan, "local", 1)?.plan ?? plan;
       expect(cutOf(plan, 0n).recordsMax).toBe(size);
     }
-    plan = planAfterCommit(plan, 1n, max).plan;
+    plan = planAfterCommit(plan, 1n, policy, max).plan;
     expect(plan.sizeMax).toBe(2);
-    for (let commits = 0; commits < max; commits += 1) plan = planAfterCommit(plan, 2n, max).plan;
+    for (let commits = 0; commits < max; commits += 1)
+      plan = planAfterCommit(plan, 2n, policy, max).plan;
     expect(plan.sizeMax).toBe(max);
   });
 
@@ -110,7 +114,7 @@ describe("claims that ended with their process", () => {
     const plan = planOfClaim(freshPlan(max), claim(4), max);
     expect(cutOf(plan, 5n)).toMatchObject({ recordsMax: 1, careful: true });
     expect(cutOf(plan, 68n)).toMatchObject({ recordsMax: 1, careful: true });
-    expect(cutOf(planAfterCommit(plan, 69n, max).plan, 69n)).toMatchObject({
+    expect(cutOf(planAfterCommit(plan, 69n, policy, max).plan, 69n)).toMatchObject({
       recordsMax: max,
       careful: false,
     });
@@ -129,5 +133,34 @@ describe("claims that ended with their process", () => {
     expect(killerOf(claim(9, { offset: 5n, claims: 2 }), 6n)).toBeNull();
     expect(killerOf(claim(9), 5n)).toBeNull();
     expect(killerOf(claim(9, { offset: 5n, claims: 2 }), 5n)?.code).toBe("message-kills-process");
+  });
+});
+
+describe("a batch that failed as a whole", () => {
+  const halving = failurePolicy({}, true);
+  const fail = (plan: Plan, first: number, end: number) =>
+    planAfterFailure(plan, chunk(first, end), { offset: null, error }, halving, 1).plan;
+  const size = (plan: Plan, at: bigint) => cutOf(plan, at).recordsMax;
+
+  it("is halved down to the message that fails, and grows behind it", () => {
+    let plan = fail(freshPlan(max), 0, 8);
+    expect(size(plan, 0n)).toBe(4);
+    plan = fail(plan, 0, 4);
+    plan = fail(plan, 0, 2);
+    expect(size(plan, 0n)).toBe(1);
+    plan = planAfterCommit(plan, 1n, halving, max).plan;
+    expect(size(plan, 1n)).toBe(2);
+    plan = fail(plan, 1, 3);
+    expect(size(plan, 1n)).toBe(1);
+    for (let attempt = 1; attempt <= 5; attempt += 1) {
+      expect(cutOf(plan, 1n)).toMatchObject({ attempt, recordsMax: 1, giveUp: null });
+      plan = fail(plan, 1, 2);
+    }
+    expect(cutOf(plan, 1n).giveUp).toMatchObject({ offset: 1n });
+    plan = planAfterCommit(plan, 2n, halving, max).plan;
+    expect(size(plan, 2n)).toBe(2);
+    plan = planAfterCommit(plan, 4n, halving, max).plan;
+    expect(size(plan, 4n)).toBe(4);
+    expect(planAfterCommit(plan, 8n, halving, max).plan).toEqual(freshPlan(max));
   });
 });

@@ -24,6 +24,8 @@ const growth = 8;
 
 export interface Plan {
   readonly isolation: Isolation | null;
+  /** Most messages in a chunk of isolated ones. */
+  readonly isolatedMax: number;
   /** Of the first isolated message. */
   readonly giveUp: GiveUp | null;
   /** Chunks that begin below it run their handlers one after another. */
@@ -39,7 +41,8 @@ export interface Plan {
 
 export function freshPlan(chunkSizeMax: number): Plan {
   return {
-    ...{ isolation: null, giveUp: null, orderedUntil: 0n, carefulUntil: 0n },
+    ...{ isolation: null, isolatedMax: 1 },
+    ...{ giveUp: null, orderedUntil: 0n, carefulUntil: 0n },
     ...{ sizeMax: chunkSizeMax, reruns: 0, rerunsOf: "global" },
   };
 }
@@ -66,13 +69,13 @@ export interface Cut {
 }
 
 export function cutOf(plan: Plan, nextOffset: bigint): Cut {
-  const { isolation, giveUp, orderedUntil, carefulUntil, sizeMax } = plan;
+  const { isolation, isolatedMax, giveUp, orderedUntil, carefulUntil, sizeMax } = plan;
   const { alone, before } = chunkCut(isolation, nextOffset);
   return {
-    ...{ recordsMax: alone ? 1 : sizeMax, before },
+    ...{ recordsMax: alone ? Math.min(isolatedMax, sizeMax) : sizeMax, before },
     inOrder: nextOffset < orderedUntil,
     attempt: (isolation?.attempts ?? 0) + 1,
-    giveUp: alone ? giveUp : null,
+    giveUp: alone && isolatedMax === 1 ? giveUp : null,
     careful: alone && nextOffset < carefulUntil,
   };
 }
@@ -108,12 +111,22 @@ export function planAfterFailure(
   const { error } = failure;
   const { isolation, failed, wait } = afterFailure(plan.isolation, chunk, failure.offset);
   // Of what failed before and stands behind, nothing was decided: it will be tried again.
-  const next: Plan = { ...plan, isolation, giveUp: null, reruns: 0 };
+  const isolatedMax = isolatedAfter(chunk, failed, policy);
+  const next: Plan = { ...plan, isolation, isolatedMax, giveUp: null, reruns: 0 };
   if (failed === null) return { plan: next, failed, waitMs: 0 };
   const giveUp = giveUpAfter(policy, failed, error, random);
   if (giveUp !== null) return { plan: { ...next, giveUp }, failed, waitMs: 0 };
   const waitMs = wait ? localWaitMs(policy, failed.attempt, error, random) : 0;
   return { plan: next, failed, waitMs };
+}
+
+/** One message that is known runs alone; of a batch that failed as a whole, its half. */
+function isolatedAfter(
+  { records }: Chunk,
+  failed: AfterFailedChunk["failed"],
+  { halves }: FailurePolicy,
+): number {
+  return failed === null && halves ? Math.ceil(records.length / 2) : 1;
 }
 
 /** Handlers that ran at once failed: which of them, shows the same chunk in order. */
@@ -145,16 +158,20 @@ export interface AfterCommittedChunk {
 export function planAfterCommit(
   plan: Plan,
   nextOffset: bigint,
+  { halves }: Pick<FailurePolicy, "halves">,
   chunkSizeMax: number,
 ): AfterCommittedChunk {
   const { isolation, passed } = afterCommit(plan.isolation, nextOffset);
   const gaveUp = plan.giveUp !== null && nextOffset > plan.giveUp.offset ? plan.giveUp : null;
   const grown = Math.min(chunkSizeMax, plan.sizeMax + Math.ceil(chunkSizeMax / growth / growth));
   const attempts = plan.isolation?.attempts ?? 0;
+  const careful = nextOffset < plan.carefulUntil;
   return {
     plan: {
       ...plan,
       ...{ isolation, reruns: 0, sizeMax: grown },
+      // What was halved grows again; what is written down stays one by one.
+      isolatedMax: isolation !== null && halves && !careful ? plan.isolatedMax * 2 : 1,
       giveUp: gaveUp === null ? plan.giveUp : null,
     },
     passed: passed || gaveUp !== null ? { attempts, giveUp: gaveUp } : null,

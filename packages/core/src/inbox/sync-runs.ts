@@ -20,15 +20,22 @@ import {
   recordRefs,
   runChunk,
 } from "./chunk.ts";
-import type { Handler } from "./handler.ts";
-import { handlerFailed, incomingOf } from "./handler-run.ts";
+import type { BatchHandler, Handler } from "./handler.ts";
+import {
+  decoded,
+  FailedAt,
+  handlerFailed,
+  identityIn,
+  incomingOf,
+  onceFor,
+} from "./handler-run.ts";
 import {
   type ParkedOutcomeOfRun,
   type ParkedRun,
   type RunParked,
   runParked,
 } from "./parked-run.ts";
-import { sorted } from "./parking.ts";
+import { type Sorted, sorted } from "./parking.ts";
 
 /** How the messages of one topic are run, from its log and from where they are parked. */
 export interface Runners {
@@ -42,7 +49,7 @@ export interface Runners {
  */
 export function runnersOf<Tx>(
   storage: Storage<Tx> | SyncStorage<Tx>,
-  handler: Handler<Tx>,
+  handler: Handler<Tx> | BatchHandler<Tx>,
   source?: string,
 ): Runners {
   if (!storage.synchronous) {
@@ -77,13 +84,14 @@ const turnEveryMs = 10;
 
 interface SyncCall<Tx> extends Pick<ChunkRun, "clock" | "attempt" | "cut"> {
   readonly storage: SyncStorage<Tx>;
-  readonly handler: Handler<Tx>;
+  readonly handler: Handler<Tx> | BatchHandler<Tx>;
   readonly source: string | undefined;
 }
 
 /** Where a chunk is, for what is to be said when it fails. */
 interface Progress {
-  at: bigint | null;
+  /** The first message of the call that runs, and whether it is the only one. */
+  at: { readonly offset: bigint; readonly alone: boolean } | null;
   counts: ChunkCounts;
   published: boolean;
 }
@@ -110,11 +118,12 @@ function runSyncChunk<Tx>(run: SyncCall<Tx> & ChunkRun): ChunkOutcome {
     });
   } catch (error) {
     if (error instanceof Moved) return { kind: "moved", nextOffset: error.nextOffset };
-    const { at: offset } = progress;
-    if (offset === null) return afterFailure(storage, error);
+    const { at } = progress;
+    if (at === null) return afterFailure(storage, error);
     const trouble = storage.trouble(error);
     if (trouble !== null) return { kind: "trouble", trouble, error };
-    return { kind: "failed", offset, error: handlerFailed(claim, offset, error) };
+    const offset = error instanceof FailedAt ? error.offset : at.alone ? at.offset : null;
+    return { kind: "failed", offset, error: handlerFailed(claim, at.offset, error) };
   }
   if (progress.published) storage.wake.send();
   return { kind: "committed", ...progress.counts };
@@ -129,16 +138,33 @@ function handleAll<Tx>(
   const { chunk, claim, giveUp } = run;
   if (nextOffset !== chunk.firstOffset) throw new Moved(nextOffset);
   const found = sorted(chunk.records, recorded, giveUp);
-  for (const { record, conflict } of found.toHandle) {
-    progress.at = record.offset;
-    if (conflict) throw idConflict(claim, record.offset);
-    progress.published = handleOne(run, claim, tx, record) || progress.published;
+  for (const call of callsOf(run, found)) {
+    const [
+      {
+        record: { offset },
+      },
+    ] = call;
+    progress.at = { offset, alone: call.length === 1 };
+    for (const { record, conflict } of call) {
+      if (conflict) throw new FailedAt(record.offset, idConflict(claim, record.offset));
+    }
+    const records = call.map(({ record }) => record);
+    progress.published = handle(run, claim, tx, records) || progress.published;
     // At once: the handlers behind it would write outside of any transaction.
     proveOpen();
   }
   progress.at = null;
   progress.counts = countsOf(found);
   return found.toPark;
+}
+
+type Call = [Sorted["toHandle"][number], ...Sorted["toHandle"][number][]];
+
+/** What the handler is given in one call. */
+function callsOf<Tx>({ handler }: SyncCall<Tx>, { toHandle }: Sorted): readonly Call[] {
+  if (!("runBatch" in handler)) return toHandle.map((item) => [item]);
+  const [first, ...rest] = toHandle;
+  return first === undefined ? [] : [[first, ...rest]];
 }
 
 function runParkedSync<Tx>(run: SyncCall<Tx> & ParkedRun): ParkedOutcomeOfRun {
@@ -149,7 +175,7 @@ function runParkedSync<Tx>(run: SyncCall<Tx> & ParkedRun): ParkedOutcomeOfRun {
   try {
     storage.parkedSync(turn, ({ tx, proveOpen }) => {
       handling = true;
-      published = handleOne(run, turn, tx, turn.record);
+      published = handle(run, turn, tx, [turn.record]);
       proveOpen();
       handling = false;
     });
@@ -164,28 +190,39 @@ function runParkedSync<Tx>(run: SyncCall<Tx> & ParkedRun): ParkedOutcomeOfRun {
   return { kind: "committed" };
 }
 
-/** Runs one handler; tells whether it published something. */
-function handleOne<Tx>(
+/** Calls the handler; tells whether it published something. */
+function handle<Tx>(
   call: SyncCall<Tx>,
   at: PartitionRef,
   tx: Tx,
-  record: BrokerRecord | ParkedRecord,
+  records: readonly (BrokerRecord | ParkedRecord)[],
 ): boolean {
   const { storage, handler, source, clock, attempt, cut: signal } = call;
-  const { message, identity } = incomingOf(at, record);
-  const outbox = syncHandlerOutbox(storage, tx, identity, { source, clock });
   let published = false;
-  const enqueue: typeof outbox.enqueue = (messages) => {
-    published = true;
-    return outbox.enqueue(messages);
+  const contextOf = (idempotencyKey: string) => {
+    const outbox = syncHandlerOutbox(storage, tx, idempotencyKey, { source, clock });
+    const enqueue: typeof outbox.enqueue = (messages) => {
+      published = true;
+      return outbox.enqueue(messages);
+    };
+    return { idempotencyKey, outbox: { enqueue } };
   };
-  // The handler's type is that of storages that wait; a SyncConsumer's own takes none that does.
-  const run1 = handler.run as (message: unknown, tx: Tx, context: object) => unknown;
-  const result = run1(message, tx, {
-    ...{ attempt, signal, idempotencyKey: identity },
-    outbox: { enqueue },
-  });
-  if (isPromiseLike(result)) throw asynchronous(at, record.offset, result);
+  // The handlers' types are those of storages that wait; a SyncConsumer's own takes none that does.
+  type Run = (given: unknown, tx: Tx, context: object) => unknown;
+  const given = records.map((record) => incomingOf(at, record));
+  let result: unknown;
+  if ("runBatch" in handler) {
+    const identities = new Map(
+      given.map(({ message, identity }) => [decoded(handler, message), identity]),
+    );
+    const of = onceFor((message) => contextOf(identityIn(identities, message)));
+    result = (handler.runBatch as Run)([...identities.keys()], tx, { attempt, signal, of });
+  } else {
+    for (const { message, identity } of given) {
+      result = (handler.run as Run)(message, tx, { attempt, signal, ...contextOf(identity) });
+    }
+  }
+  if (isPromiseLike(result)) throw asynchronous(at, records[0]?.offset ?? 0n, result);
   return published;
 }
 
