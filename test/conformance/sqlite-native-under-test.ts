@@ -130,7 +130,7 @@ function waitingStorage(
       }>(command);
       return {
         ...opened,
-        handle: () => ({ tx: session, end: () => {} }),
+        handle: () => ({ tx: session, end: () => {}, refused: () => false }),
         commit: (nextOffset, mark) =>
           ending(session, { kind: "commit", advance: { nextOffset, mark } }),
         rollback: () => ending(session, { kind: "rollback" }),

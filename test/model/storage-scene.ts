@@ -136,6 +136,7 @@ export function recordOf(wanted: ScriptRecord): RecordRef {
   return {
     ...{ offset: BigInt(at), timestamp: timeOf(at), source: topic, checksum: sum },
     id: id === null ? null : idOf(id),
+    key: null,
   };
 }
 
