@@ -163,9 +163,9 @@ class Chunk implements ChunkTransaction<MemoryTx> {
     // The advance says so.
     if (this.#begun.aborted !== null) return;
     await this.#connection.run("park", (transaction) => {
+      if (transaction === this.#begun) return park(this.#parts, transaction, this.#claim, records);
       // Else it might be committed at once, on its own.
-      if (transaction !== this.#begun) throw endedEarly(doing);
-      return park(this.#parts, transaction, this.#claim, records);
+      throw endedEarly(doing);
     });
     this.#parked = true;
   }
