@@ -7,7 +7,7 @@ import { postgresStorage } from "@oncebox/postgres";
 import { knexStorage } from "@oncebox/postgres/knex";
 import type { Knex } from "knex";
 import pg, { type ClientBase, type QueryConfig } from "pg";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { openKnex } from "../conformance/knex-under-test.ts";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
@@ -370,11 +370,15 @@ describe("a handle that is shared", () => {
     const { tx, refused } = chunk.handle({ shared: true });
     await tx(`${p.schema}.effects`).insert({ text: "one" });
     expect(refused()).toBe(false);
-    const nested = tx.transaction((trx) => trx(`${p.schema}.effects`).insert({ text: "two" }));
-    await expect(nested).rejects.toMatchObject(refusal);
-    await expect(tx.savepoint(async () => {})).rejects.toMatchObject(refusal);
+    const called = vi.fn(async () => {});
+    await expect(tx.transaction(called)).rejects.toMatchObject(refusal);
+    // knex asks for a transaction by itself here.
+    const batch = tx.batchInsert(`${p.schema}.effects`, [{ text: "two" }]);
+    await expect(batch).rejects.toMatchObject(refusal);
+    await expect(tx.transaction()).rejects.toMatchObject(refusal);
+    await expect(tx.savepoint(called)).rejects.toMatchObject(refusal);
     await expect(tx.raw("set local x.y = 1")).rejects.toMatchObject(refusal);
-    expect(refused()).toBe(true);
+    expect([refused(), called.mock.calls]).toEqual([true, []]);
     await chunk.handle().tx.transaction((trx) => trx.raw("select 1"));
     await chunk.commit(1n, noMark);
     expect(await p.effects()).toEqual(["one"]);

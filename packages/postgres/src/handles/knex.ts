@@ -11,7 +11,14 @@ import { StorageError } from "@oncebox/core";
 import type { Knex } from "knex";
 import type { Client, ClientBase } from "pg";
 import { sqlState } from "../postgres-errors.ts";
-import { finished, type Handles, type Hold, notYours, type OwnTransaction } from "./handles.ts";
+import {
+  finished,
+  type Handles,
+  type Hold,
+  notYours,
+  type OwnTransaction,
+  sharedWithOthers,
+} from "./handles.ts";
 import { checkHandle, guarded } from "./pg.ts";
 
 type Trx = Knex.Transaction;
@@ -163,8 +170,17 @@ function handleOf(base: Trx, client: ClientBase, hold: Hold): Trx {
   });
   const { context } = base as unknown as { readonly context: object };
   const end = (how: string) => () => Promise.reject(hold.ended() ? finished() : notYours(how));
+  // Nested ones are savepoints. knex would go on where one is refused, and only then notice.
+  const nested = () => {
+    if (hold.ended()) return Promise.reject(finished());
+    hold.shared?.refused();
+    return Promise.reject(sharedWithOthers("a nested transaction, which is a savepoint"));
+  };
   const own: Readonly<Record<PropertyKey, unknown>> = {
-    context: Object.assign(Object.create(context), { client: sender }),
+    context: Object.assign(Object.create(context), {
+      client: sender,
+      ...(hold.shared === undefined ? {} : { transaction: nested }),
+    }),
     commit: end("commit()"),
     rollback: end("rollback()"),
     savepoint: (...args: Parameters<Trx["transaction"]>) => tx.transaction(...args),
