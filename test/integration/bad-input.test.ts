@@ -32,12 +32,20 @@ describe.skipIf(!hasKafka())("set-up", () => {
     );
   });
 
-  it("park and drop are refused until they exist; so are two handlers of a topic and late ones", async () => {
+  it("wrong options of a handler are refused, two handlers of a topic, and late ones", async () => {
     await using s = await scene();
     const topic = textTopic(s.topic);
     const run = async () => {};
     const consumer = s.bareConsumer();
-    expect(() => consumer.handle(topic, run, { onFailure: "park" } as never)).toThrow(/onFailure/);
+    expect(() => consumer.handle(topic, run, { onFailure: "forget" } as never)).toThrow(
+      /onFailure/,
+    );
+    expect(() => consumer.handle(topic, run, { retry: { attemptsMax: 0 } })).toThrow(/attemptsMax/);
+    expect(() => consumer.handle(topic, run, { retry: { tries: 1 } as never })).toThrow(/tries/);
+    const waits = { onFailure: "block", retry: { attemptsMax: 3 } } as const;
+    expect(() => consumer.handle(topic, run, waits)).toThrow(/retry has no meaning/);
+    const ordered = { ordering: "key" } as never;
+    expect(() => consumer.handleBatch(topic, run, ordered)).toThrow(/ordering is unknown/);
     expect(() => consumer.handle(topic, undefined as never)).toThrow(/must be a function/);
     consumer.handle(topic, run);
     expect(() => consumer.handle(topic, run)).toThrow(/one handler per topic/);
@@ -76,12 +84,12 @@ describe.skipIf(!hasKafka())("set-up", () => {
   it("a pool that is too small is refused at start, with the numbers", async () => {
     await using s = await scene();
     const storage = postgresStorage({
-      pool: s.morePool({ max: 3 }),
+      pool: s.morePool({ max: 4 }),
       idleInTransactionTimeoutMs: 5_000,
     });
     await expect(s.consumer({ storage }).start()).rejects.toMatchObject({
       code: "pool-too-small",
-      details: { needed: 6, poolSize: 3 },
+      details: { needed: 7, poolSize: 4 },
     });
     await expect(s.consumer({ storage, partitionsAtOnceMax: 1 }).start()).resolves.toBeUndefined();
   });

@@ -10,12 +10,14 @@ describe.skipIf(!hasKafka())("a failing handler (onFailure: block)", () => {
   it("commits the good messages before it, waits for it visibly, and holds no other partition", async () => {
     await using s = await scene({ partitions: 2 });
     let broken = true;
-    const consumer = s
-      .bareConsumer()
-      .handle(textTopic(s.topic), async ({ value }, tx, { attempt }) => {
+    const consumer = s.bareConsumer().handle(
+      textTopic(s.topic),
+      async ({ value }, tx, { attempt }) => {
         await tx.query("INSERT INTO effects (value, attempt) VALUES ($1, $2)", [value, attempt]);
         if (value === "bad" && broken) throw new TypeError("out of paper");
-      });
+      },
+      { onFailure: "block" },
+    );
     await s.produce(0, "good 1", "good 2", "bad", "behind");
     await consumer.start();
     const third = await s.ear.waitFor("inbox.blocked", ({ attempt }) => attempt === 3);
@@ -41,10 +43,14 @@ describe.skipIf(!hasKafka())("a failing handler (onFailure: block)", () => {
   it("B2: a swallowed SQL error does not pass for success", async () => {
     await using s = await scene();
     let broken = true;
-    const consumer = s.bareConsumer().handle(textTopic(s.topic), async ({ value }, tx) => {
-      await tx.query("INSERT INTO effects (value) VALUES ($1)", [value]);
-      if (value === "bad" && broken) await tx.query("SELECT 1/0").catch(() => undefined);
-    });
+    const consumer = s.bareConsumer().handle(
+      textTopic(s.topic),
+      async ({ value }, tx) => {
+        await tx.query("INSERT INTO effects (value) VALUES ($1)", [value]);
+        if (value === "bad" && broken) await tx.query("SELECT 1/0").catch(() => undefined);
+      },
+      { onFailure: "block" },
+    );
     await s.produce(0, "a", "bad", "b");
     await consumer.start();
     const { error, offset } = await s.ear.waitFor("inbox.blocked", ({ attempt }) => attempt === 2);
@@ -57,12 +63,16 @@ describe.skipIf(!hasKafka())("a failing handler (onFailure: block)", () => {
   it("B8: a handler that ends the transaction loses nothing", async () => {
     await using s = await scene();
     let tricks = 1;
-    const consumer = s.bareConsumer().handle(textTopic(s.topic), async ({ value }, tx) => {
-      await tx.query("INSERT INTO effects (value) VALUES ($1)", [value]);
-      tricks -= 1;
-      // Two statements in one text: the handle sees no COMMIT at its start.
-      if (tricks >= 0) await tx.query("SELECT 1; COMMIT");
-    });
+    const consumer = s.bareConsumer().handle(
+      textTopic(s.topic),
+      async ({ value }, tx) => {
+        await tx.query("INSERT INTO effects (value) VALUES ($1)", [value]);
+        tricks -= 1;
+        // Two statements in one text: the handle sees no COMMIT at its start.
+        if (tricks >= 0) await tx.query("SELECT 1; COMMIT");
+      },
+      { onFailure: "block" },
+    );
     await s.produce(0, { value: "a", headers: { id: "1" } });
     await consumer.start();
     const { error } = await s.ear.waitFor("inbox.blocked");
@@ -75,8 +85,8 @@ describe.skipIf(!hasKafka())("a failing handler (onFailure: block)", () => {
   it("E6: bytes that do not decode block like a failing handler", async () => {
     await using s = await scene();
     await s.produce(0, "fine", { value: Buffer.from([0xff, 0xfe]) });
-    await s.consumer().start();
-    const { error, offset } = await s.ear.waitFor("inbox.blocked");
+    await s.consumer({}, { onFailure: "block" }).start();
+    const { error, offset } = await s.ear.waitFor("inbox.blocked", ({ attempt }) => attempt === 2);
     expect({ offset, code: error.code }).toEqual({ offset: 1n, code: "value-not-decodable" });
     expect(await s.effectsReach(1)).toEqual(["fine"]);
   });
@@ -84,7 +94,7 @@ describe.skipIf(!hasKafka())("a failing handler (onFailure: block)", () => {
   it("E3: an id used again for another value is never dropped silently", async () => {
     await using s = await scene();
     await s.produce(0, { value: "a", headers: { id: "1" } }, { value: "b", headers: { id: "1" } });
-    await s.consumer().start();
+    await s.consumer({}, { onFailure: "block" }).start();
     const { error, offset } = await s.ear.waitFor("inbox.blocked", ({ attempt }) => attempt === 2);
     expect({ offset, code: error.code }).toEqual({ offset: 1n, code: "message-id-conflict" });
     expect(await s.effects()).toEqual(["a"]);

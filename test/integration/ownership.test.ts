@@ -184,12 +184,14 @@ it.skipIf(!hasKafka())("whatever a handler throws, the client never hears of it"
     },
   ];
   const values = thrown.map((_, i) => `m${i}`);
-  const consumer = s
-    .bareConsumer()
-    .handle(textTopic(s.topic), async ({ value, offset }, tx, { attempt }) => {
+  const consumer = s.bareConsumer().handle(
+    textTopic(s.topic),
+    async ({ value, offset }, tx, { attempt }) => {
       await tx.query("INSERT INTO effects (value) VALUES ($1)", [value]);
       if (attempt === 1) throw thrown[Number(offset)];
-    });
+    },
+    { onFailure: "block" },
+  );
   await s.produce(0, ...values);
   await consumer.start();
   expect(await s.effectsReach(values.length)).toEqual(values);

@@ -91,6 +91,7 @@ export function recordAt(offset: number, more: Partial<RecordRef> = {}): RecordR
     source: "topic",
     id: idOf(offset),
     checksum: 1,
+    key: null,
     ...more,
   };
 }

@@ -166,7 +166,7 @@ describe.each([false, true])("B17: the storage on a pool with pipeline: %s", (pi
 
 /** A storage of the scene's database that lies behind the black hole. */
 function storageBehind(s: Pick<Scene, "morePool">, hole: BlackHole, pipeline = true) {
-  const pool = s.morePool({ connectionString: hole.url, pipeline, max: 6 } as object);
+  const pool = s.morePool({ connectionString: hole.url, pipeline, max: 7 } as object);
   const times = { answerTimeoutMs, idleInTransactionTimeoutMs: 2_000, acquireTimeoutMs: 3_000 };
   return postgresStorage({ pool, ...times });
 }
