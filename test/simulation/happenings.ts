@@ -176,12 +176,14 @@ export class Happenings {
     },
     recreation: (_, ms) => {
       if (this.#world.log(this.#partition(ms)).state().end === 0n) return false;
-      for (let at = 0; at < this.#world.plan.partitions; at += 1) {
-        this.#lose(at, "recreation", () => true);
-      }
-      const ends = this.#partitions().map((at) => this.#world.log(at).state().end);
-      this.#world.outside.admin.recreateTopic(orders.name);
-      for (const [at, end] of ends.entries()) this.#goOn(at, Number(end) + (ms % 3));
+      this.#anew("recreation", ms, () => this.#world.outside.admin.recreateTopic(orders.name));
+      return true;
+    },
+    replacement: (_, ms) => {
+      if (this.#world.log(this.#partition(ms)).state().end === 0n) return false;
+      // Under a claim that goes on nobody could tell: a restored disk finds no consumer running.
+      for (const worker of this.#workers) worker.kill(ms);
+      this.#anew("replacement", ms, () => this.#world.replaceLogs());
       return true;
     },
     compaction: (_, ms) => {
@@ -203,6 +205,14 @@ export class Happenings {
 
   #partitions(): readonly number[] {
     return Array.from({ length: this.#world.plan.partitions }, (_, at) => at);
+  }
+
+  /** All logs become others, each as long as it was or a little longer. */
+  #anew(act: TimedAct, ms: number, how: () => void): void {
+    const ends = this.#partitions().map((at) => this.#world.log(at).state().end);
+    for (const at of this.#partitions()) this.#lose(at, act, () => true);
+    how();
+    for (const [at, end] of ends.entries()) this.#goOn(at, Number(end) + (ms % 3));
   }
 
   /** Others write on where a log lost its records: the old positions fit its length again. */

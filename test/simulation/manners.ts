@@ -1,7 +1,8 @@
 // Owns the watch over how the core uses its ports: what it must never do even where it happens to go
 // well. A partition is claimed by whom it is assigned to, moved by whoever claimed it, and told to the
-// group under its assignment; a lane's rows are sent by who holds it; a producer sends one batch at a
-// time; a stop leaves running chunks their time.
+// group under its assignment; a chunk whose transaction was ended under it has failed; a lane's rows
+// are sent by who holds it; a producer sends one batch at a time; a stop leaves running chunks their
+// time.
 
 import type {
   BrokerProducer,
@@ -19,6 +20,7 @@ export const manners = {
   strayOpen: "chunks that found their row moved, of a process that does not hold the claim",
   strayCommit: "positions moved by a process that does not hold the claim",
   strayOffsets: "offsets of partitions told to the group by a member they are not assigned to",
+  earlyEnd: "chunks that count as committed although a handler ended their transaction",
   hastyCut: "chunks cut off although the stop had time left",
   crowdedRetry: "messages that had failed, tried again in a chunk with others",
   strayPublish: "messages sent by a relay that does not hold their lane",
@@ -34,6 +36,7 @@ export class Manners {
     strayOpen: [],
     strayCommit: [],
     strayOffsets: [],
+    earlyEnd: [],
     hastyCut: [],
     crowdedRetry: [],
     strayPublish: [],
@@ -53,6 +56,8 @@ export class Manners {
   readonly #failed = new Map<string, bigint>();
   readonly #claimedEpoch = new Map<string, bigint>();
   readonly #openedEpoch = new Map<string, bigint>();
+  /** Whose chunk has lost its transaction. */
+  readonly #endedEarly = new Set<string>();
 
   constructor(world: World) {
     this.#world = world;
@@ -62,6 +67,10 @@ export class Manners {
   /** A process is asked to stop in its own time. */
   leaving(worker: string): void {
     this.#leavingAt.set(worker, this.#world.clock.now());
+  }
+
+  endingEarly(worker: string, partition: number): void {
+    this.#endedEarly.add(`${worker} ${partition}`);
   }
 
   /** A member is about to tell the group. */
@@ -87,6 +96,7 @@ export class Manners {
   #retried(worker: string, event: OnceboxEvent & { type: "inbox.chunk-opening" }): void {
     const { partition, firstOffset, endOffset, messages, epoch } = event;
     this.#openedEpoch.set(`${worker} ${partition}`, epoch);
+    this.#endedEarly.delete(`${worker} ${partition}`);
     const failed = this.#failed.get(`${worker} ${partition}`);
     if (failed === undefined || failed < firstOffset || failed >= endOffset) return;
     if (messages > 1) this.found.crowdedRetry.push(`${partition}@${failed} by ${worker}`);
@@ -119,7 +129,10 @@ export class Manners {
       const own = this.#openedEpoch.get(at) === this.#claimedEpoch.get(at);
       if (own && event.error.code !== "handler-timed-out") this.#failed.set(at, event.offset);
     } else if (event.type === "inbox.chunk-opening") this.#retried(worker, event);
-    else if (event.type === "inbox.chunk-cut") {
+    else if (event.type === "inbox.chunk-committed") {
+      if (this.#endedEarly.has(`${worker} ${event.partition}`))
+        this.found.earlyEnd.push(`${event.partition} to ${event.nextOffset} by ${worker}`);
+    } else if (event.type === "inbox.chunk-cut") {
       // Nothing passes between the two where the stop does not wait.
       const at = this.#leavingAt.get(worker);
       if (at === this.#world.clock.now())

@@ -91,6 +91,7 @@ export const timedActs = [
   "retention-ahead",
   "truncation",
   "recreation",
+  "replacement",
   "compaction",
   "hanging-transaction",
   "pause",
@@ -150,6 +151,7 @@ const losing: ReadonlySet<TimedAct> = new Set([
   "retention-ahead",
   "truncation",
   "recreation",
+  "replacement",
 ]);
 
 /** What follows after them needs ids: a person moves the position back to the beginning. */
@@ -157,7 +159,24 @@ export const needsIds: ReadonlySet<TimedAct> = new Set([
   "retention-ahead",
   "truncation",
   "recreation",
+  "replacement",
 ]);
+
+/**
+ * A log that was replaced under its old id is told from it by the last handled record alone. What may
+ * take that away, or leave a position without one, happens in no plan with a replacement: it would not
+ * be noticed, as docs/guarantees.md says.
+ */
+const hidesReplacement: ReadonlySet<TimedAct> = new Set([
+  "retention",
+  "retention-ahead",
+  "compaction",
+  "hanging-transaction",
+]);
+
+/** The most of any plan. */
+export const keysMax = 6;
+export const partitionsMax = 3;
 
 export function planOf(seed: number): Plan {
   const { random } = manualClock({ seed });
@@ -170,9 +189,9 @@ export function planOf(seed: number): Plan {
   const spanMs = whole(8, 16) * 1_000;
   const settings = {
     ...{ seed, source, ids, workers, spanMs },
-    partitions: whole(1, 3),
+    partitions: whole(1, partitionsMax),
     messages: whole(16, 48),
-    keys: whole(2, 6),
+    keys: whole(2, keysMax),
     chunkSizeMax: pick([1, 3, 8, 20]),
     batchRecordsMax: pick([1, 4, 50]),
     repeats: source === "log" && ids && chance(0.5) ? 0.2 : 0,
@@ -197,7 +216,7 @@ export function planOf(seed: number): Plan {
   const steps = (Object.keys(actsAt) as Step[]).filter(
     (step) => chance(0.6) && (source === "outbox" || step !== "app-commit"),
   );
-  const faults = Array.from({ length: whole(4, 14) }, (): Fault => {
+  const drawn = Array.from({ length: whole(4, 14) }, (): Fault => {
     const common = { at: whole(0, spanMs), worker: whole(0, workers - 1), ms: whole(1, 9_000) };
     if (steps.length > 0 && (timed.length === 0 || chance(0.65))) {
       const step = pick(steps);
@@ -206,11 +225,14 @@ export function planOf(seed: number): Plan {
     return { ...common, step: null, act: timed.length > 0 ? pick(timed) : "kill" };
   });
   const hanging = chance(0.2) ? 0.05 : 0;
+  const replaced = drawn.some(({ act }) => act === "replacement");
+  const faults = drawn.filter(({ act }) => !replaced || !hidesReplacement.has(act as TimedAct));
   // Below a position that a seek left, an early commit is taken for the time before (decision 0019).
   const sought = faults.some(({ act }) => needsIds.has(act as TimedAct));
   return {
     ...{ ...settings, hanging },
     committing: sought ? 0 : settings.committing,
+    transactional: replaced ? 0 : settings.transactional,
     faults: faults.sort((a, b) => a.at - b.at),
   };
 }

@@ -66,7 +66,6 @@ class Run {
   readonly #early: Fault[] = [];
   /** Partitions that wait for a person. */
   readonly #waiting = new Set<number>();
-  readonly #absent: string[] = [];
   readonly #operator;
 
   constructor(plan: Plan, sink: ((line: string) => void) | null) {
@@ -87,6 +86,8 @@ class Run {
       publishing: (records: Parameters<Hits["publishing"]>[0], place: number) =>
         this.#hits.publishing(records, place),
       leaving: (worker: string) => this.#manners.leaving(worker),
+      endingEarly: (worker: string, partition: number) =>
+        this.#manners.endingEarly(worker, partition),
       watched: (worker: string, producer: BrokerProducer) =>
         this.#manners.watched(worker, producer),
     };
@@ -109,17 +110,12 @@ class Run {
     this.#early.length = 0;
     this.#happenings.heal();
     await this.#liveness();
-    const unstopped = await this.#stop();
-    const findings = new Map(
-      judge(this.world, this.#witness, {
-        sources: this.#sources,
-        happenings: this.#happenings,
-        manners: this.#manners,
-      }),
-    );
-    if (this.#absent.length > 0) findings.set("absent", this.#absent);
-    if (unstopped.length > 0) findings.set("unstopped", unstopped);
-    return findings;
+    await this.#stop();
+    return judge(this.world, this.#witness, {
+      sources: this.#sources,
+      happenings: this.#happenings,
+      manners: this.#manners,
+    });
   }
 
   async #faultyPhase(): Promise<void> {
@@ -192,9 +188,7 @@ class Run {
     for (let tick = 1; tick <= followTicks && !this.#followed(); tick += 1) {
       await this.world.clock.advance(tickMs);
     }
-    for (const { name, member } of this.#workers) {
-      if (member === null) this.#absent.push(name);
-    }
+    this.#witness.running(this.#workers);
     this.#witness.compare(this.world, new Set());
   }
 
@@ -218,14 +212,14 @@ class Run {
     });
   }
 
-  async #stop(): Promise<readonly string[]> {
+  async #stop(): Promise<void> {
     for (const worker of this.#workers) worker.end();
     for (let tick = 0; tick < stopTicks; tick += 1) {
       if (this.#workers.every(({ down }) => down)) break;
       await this.world.clock.advance(tickMs);
     }
     this.#witness.compare(this.world, new Set());
-    return this.#workers.filter(({ down }) => !down).map(({ name }) => name);
+    this.#witness.stopped(this.#workers);
   }
 
   /** Drawn once per message, whoever handles it first. */

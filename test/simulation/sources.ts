@@ -2,11 +2,11 @@
 // transaction, or other producers that write into the topic. Keeps what was meant to be sent, beside
 // the tested database.
 
-import { CommitUnknownError, createOutbox } from "@oncebox/core";
-import { type MemoryStorage, memoryStorage } from "@oncebox/testing";
+import { CommitUnknownError, createOutbox, laneOf } from "@oncebox/core";
+import { type MemoryBroker, type MemoryStorage, memoryStorage } from "@oncebox/testing";
 import type { Intent } from "../fixtures/checker.ts";
-import { needsIds, type Plan, type TimedAct } from "./plan.ts";
-import { type Order, orders, type World } from "./world.ts";
+import { keysMax, needsIds, type Plan, partitionsMax, type TimedAct } from "./plan.ts";
+import { invoices, type Order, orders, type World } from "./world.ts";
 
 export const applicationName = "application";
 
@@ -43,8 +43,9 @@ export class Sources {
 
   /** Begins to send, as the plan says. */
   start(): void {
-    const { plan, clock } = this.#world;
-    const sending = [...dispatches(plan, clock.random), ...this.#lasts()];
+    const { plan, clock, outside } = this.#world;
+    keyNames ??= keysOf(outside);
+    const sending = [...dispatches(plan, keyNames, clock.random), ...this.#lasts()];
     const byKey = new Map<string, Dispatch[]>();
     for (const each of sending) byKey.set(each.key, [...(byKey.get(each.key) ?? []), each]);
     const send = plan.source === "outbox" ? this.#place : this.#write;
@@ -137,14 +138,47 @@ export class Sources {
   };
 }
 
-function dispatches(plan: Plan, random: () => number): readonly Dispatch[] {
+/** Found once: the search takes as long as a run, and ends with the same. */
+let keyNames: readonly string[] | null = null;
+
+/**
+ * Two and two share a lane, of either topic, and no partition where there are more than one: what goes
+ * wrong within a lane goes wrong between them.
+ */
+function keysOf({ partitionOf }: Pick<MemoryBroker, "partitionOf">): readonly string[] {
+  const lanesOf = (key: string) =>
+    [orders, invoices].map(({ name }) => laneOf(encoder.encode(name), encoder.encode(key)));
+  const partitionsOf = (key: string) =>
+    Array.from({ length: partitionsMax - 1 }, (_, at) => {
+      return partitionOf(encoder.encode(key), "", at + 2);
+    });
+  const beside = (key: string): string => {
+    const lanes = lanesOf(key);
+    const partitions = partitionsOf(key);
+    for (let number = 1; ; number += 1) {
+      const other = `${key}-${number}`;
+      if (!lanesOf(other).every((lane, at) => lane === lanes[at])) continue;
+      if (partitionsOf(other).every((partition, at) => partition !== partitions[at])) return other;
+    }
+  };
+  return Array.from({ length: keysMax }, (_, place) => {
+    const first = `k${place - (place % 2)}`;
+    return place % 2 === 0 ? first : beside(first);
+  });
+}
+
+function dispatches(
+  plan: Plan,
+  names: readonly string[],
+  random: () => number,
+): readonly Dispatch[] {
   const { messages, keys, spanMs, repeats, transactional } = plan;
   const times = Array.from({ length: messages }, () => Math.floor(random() * spanMs));
   const sequences = new Map<string, number>();
   return times
     .sort((a, b) => a - b)
     .map((at, place) => {
-      const key = `k${Math.floor(random() * keys)}`;
+      const key = names[Math.floor(random() * keys)] as string;
       const sequence = (sequences.get(key) ?? 0) + 1;
       sequences.set(key, sequence);
       const inTransaction = random() < transactional;

@@ -19,7 +19,7 @@ import { PlannedFailure } from "./worker.ts";
 import { type EffectRow, invoices, orders, type World } from "./world.ts";
 
 /** What the checker does not name. */
-const ownAnomalies = {
+export const ownAnomalies = {
   attemptSpent: "messages that were blamed for trouble of the database",
   floorAnomaly: "rows of the outbox below their floor",
   unannounced: "records taken away before they were read, of which nobody said so",
@@ -53,6 +53,8 @@ export class Witness {
   readonly blamed: string[] = [];
   readonly belowFloor: string[] = [];
   readonly broken: string[] = [];
+  readonly absent: string[] = [];
+  readonly unstopped: string[] = [];
   readonly pairs = new Map<string, OffsetPair>();
 
   event(worker: string, event: OnceboxEvent): void {
@@ -69,6 +71,16 @@ export class Witness {
 
   broke(error: unknown): void {
     this.broken.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  }
+
+  /** All are up, and had their time to join. */
+  running(workers: Iterable<{ readonly name: string; readonly member: string | null }>): void {
+    for (const { name, member } of workers) if (member === null) this.absent.push(name);
+  }
+
+  /** All were asked to stop, and had their time for it. */
+  stopped(workers: Iterable<{ readonly name: string; readonly down: boolean }>): void {
+    for (const { name, down } of workers) if (!down) this.unstopped.push(name);
   }
 
   /** Where a position was moved back on purpose, the group follows a while later. */
@@ -128,6 +140,8 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   findings.set("attemptSpent", witness.blamed);
   findings.set("floorAnomaly", witness.belowFloor);
   findings.set("broke", witness.broken);
+  findings.set("absent", witness.absent);
+  findings.set("unstopped", witness.unstopped);
   findings.set("totals", wrongTotals(world, effects));
   findings.set("unannounced", unannounced(world, witness, judged.happenings, effects));
   // A handler that commits behind our back may be repeated: it must not be lost.

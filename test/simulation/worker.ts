@@ -45,6 +45,8 @@ export interface Listener {
   readonly publishing: (records: readonly OutgoingRecord[], place: number) => void;
   /** The process is asked to stop. */
   readonly leaving: (worker: string) => void;
+  /** A handler is about to end the transaction of its chunk. */
+  readonly endingEarly: (worker: string, partition: number) => void;
   readonly watched: (worker: string, producer: BrokerProducer) => BrokerProducer;
 }
 
@@ -274,7 +276,9 @@ export class Worker {
       }
       if (quirk.commits > 0) {
         quirk.commits -= 1;
-        await behind(tx).endSecretly({ begin: true });
+        const { endSecretly } = behind(tx);
+        this.#listener.endingEarly(worker, partition);
+        await endSecretly({ begin: value.sequence % 2 === 1 });
       }
     };
   }

@@ -61,11 +61,31 @@ interface TablesBehind {
 }
 
 interface LogBehind {
+  readonly epoch: number;
+  readonly newLeader: () => void;
   readonly state: () => {
     readonly start: bigint;
     readonly end: bigint;
     readonly lastStable: bigint;
   };
+}
+
+interface TopicBehind {
+  id: string;
+  readonly logs: readonly LogBehind[];
+}
+
+interface ClusterBehind {
+  readonly topic: (name: string) => TopicBehind;
+  readonly log: (at: { topic: string; partition: number }) => LogBehind;
+  readonly groups: ReadonlyMap<
+    string,
+    {
+      readonly offsets: (
+        topics: readonly string[],
+      ) => readonly { readonly partition: number; readonly offset: bigint }[];
+    }
+  >;
 }
 
 /** Everything that happened, in one number; kept as text only where somebody wants to read it. */
@@ -148,11 +168,23 @@ export class World {
     return (this.database as unknown as { readonly tables: TablesBehind }).tables;
   }
 
+  get #cluster(): ClusterBehind {
+    return this.cluster as unknown as ClusterBehind;
+  }
+
   log(partition: number): LogBehind {
-    const { cluster } = this as unknown as {
-      readonly cluster: { readonly log: (at: { topic: string; partition: number }) => LogBehind };
-    };
-    return cluster.log({ topic: orders.name, partition });
+    return this.#cluster.log({ topic: orders.name, partition });
+  }
+
+  /** The topic begins anew and looks as before: its id and its leader epochs stay. */
+  replaceLogs(): void {
+    const before = this.#cluster.topic(orders.name);
+    this.outside.admin.recreateTopic(orders.name);
+    const topic = this.#cluster.topic(orders.name);
+    topic.id = before.id;
+    for (const [place, log] of topic.logs.entries()) {
+      while (log.epoch < (before.logs[place]?.epoch ?? 0)) log.newLeader();
+    }
   }
 
   /** Rows of the outbox that are committed and not deleted. */
@@ -173,19 +205,7 @@ export class World {
   }
 
   groupOffsets(): ReadonlyMap<number, bigint> {
-    const { cluster } = this as unknown as {
-      readonly cluster: {
-        readonly groups: ReadonlyMap<
-          string,
-          {
-            readonly offsets: (
-              topics: readonly string[],
-            ) => readonly { readonly partition: number; readonly offset: bigint }[];
-          }
-        >;
-      };
-    };
-    const offsets = cluster.groups.get(consumerName)?.offsets([orders.name]) ?? [];
+    const offsets = this.#cluster.groups.get(consumerName)?.offsets([orders.name]) ?? [];
     return new Map(offsets.map(({ partition, offset }) => [partition, offset]));
   }
 
