@@ -1,13 +1,14 @@
 // Owns what is done to the workers of a run: a plan drawn from a seed, and its performance. An act
-// that aims waits until its victim stands still at a logged point of a chunk, so that none misses.
+// that aims waits until its victim stands still at a logged point, so that none misses.
 
-import type { Point } from "./churn-worker.ts";
 import type { Crew, Heard, Member } from "./crew.ts";
+import { isTurnPoint, type Point, type TurnPoint } from "./points.ts";
 
 /**
  * `kill`: SIGKILL. `stop`: SIGSTOP past the session, until another worker has the partition, then
- * SIGCONT. Both while the victim stands at that point of a chunk; `anywhere` is where it happens to
- * be, even before it has started. `leave`: ends in good order, and another one joins.
+ * SIGCONT; at a point of a turn, past its lease, until another worker has applied the message. Both
+ * while the victim stands at that point; `anywhere` is where it happens to be, even before it has
+ * started. `leave`: ends in good order, and another one joins.
  */
 export type ActName = `kill ${Point}` | `stop ${Point}` | "kill anywhere" | "leave";
 
@@ -19,7 +20,10 @@ interface Act {
   /** Null: anywhere. */
   readonly point: Point | null;
   readonly place: number;
-  /** Whether the next act waits until another worker has taken the victim's partition. */
+  /**
+   * Whether the next act waits until another worker has taken the victim's partition; after a kill in a
+   * turn, until the one that replaces it has one.
+   */
   readonly patient: boolean;
 }
 
@@ -88,6 +92,11 @@ async function atPoint(act: Act, point: Point, stage: Stage): Promise<void> {
   const frozen = await freezing;
   const since = crew.heard.length;
   feed();
+  if (isTurnPoint(point)) {
+    await inTurn(act, point, stage, member, String(frozen.data?.id), since);
+    feed();
+    return;
+  }
   const chunk = chunkOf(frozen.data ?? {});
   if (act.kind === "kill") {
     await crew.replace(act.place);
@@ -105,6 +114,41 @@ async function claimed(crew: Crew, { life }: Member): Promise<void> {
     const assigned = life.steps.findLast((each) => each.step === "inbox.assigned");
     return assigned !== undefined && life.steps.indexOf(step) > life.steps.indexOf(assigned);
   });
+}
+
+/** Any process may try the message when the lease has run out, and nobody may before. */
+async function inTurn(
+  act: Act,
+  point: TurnPoint,
+  { crew }: Stage,
+  member: Member,
+  id: string,
+  since: number,
+): Promise<void> {
+  if (act.kind === "kill") {
+    await crew.replace(act.place);
+    if (act.patient) await claimed(crew, crew.member(act.place));
+    return;
+  }
+  const { name } = member.life;
+  const applied = ({ worker, step }: Heard) =>
+    worker !== name && step.step === "inbox.redriven" && step.data?.id === id;
+  await crew.waitFor(`another worker than ${name} to apply parked message ${id}`, applied, since);
+  const resumed = crew.heard.length;
+  member.process.kill("SIGCONT");
+  await crew.waitFor(
+    `${name} to be told off at ${point}`,
+    (heard) => heard.worker === name && endsTurn(heard.step, id),
+    resumed,
+  );
+  const joined = ({ worker, step }: Heard) => worker === name && step.step === "inbox.assigned";
+  await crew.waitFor(`${name} to join again`, joined, resumed);
+}
+
+/** Whether the step tells what became of a turn: it was refused, or its transaction has ended. */
+export function endsTurn({ step, data }: Heard["step"], id: string): boolean {
+  if (data?.id !== id) return false;
+  return step === "turn-ended" || (step === "turn-opened" && data.held === false);
 }
 
 /** Past the session and, where the chunk was not begun, past its end; then it goes on. */

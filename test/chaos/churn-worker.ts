@@ -1,29 +1,30 @@
 // One consumer in a process of its own, made to be killed: every event, and every advance and COMMIT
-// of a chunk, is a step of its log before the next thing happens. Told so by a file, it stops dead
-// at a given point of a chunk, so that whoever kills it knows what it was doing.
+// of a chunk and of a parked message's turn, is a step of its log before the next thing happens. Told so
+// by a file, it stops dead at a given point, so that whoever kills it knows what it was doing.
 
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { createConsumer, defineTopic, type OnceboxEvent, text } from "@oncebox/core";
 import { kafkajsBroker } from "@oncebox/kafkajs";
 import { postgresStorage } from "@oncebox/postgres";
-import type pg from "pg";
 import { brokenClient, kafkaFirst, type OnBroken, type SqlBreak } from "../fixtures/breaks.ts";
 import { openPool } from "../fixtures/databases.ts";
 import { stepData } from "../fixtures/history.ts";
 import { stepLog } from "../fixtures/step-log.ts";
+import type { Point } from "./points.ts";
 import { askUncommitted } from "./uncommitted.ts";
+import { watchedClient } from "./watched-client.ts";
 
-/** Where a worker can be told to stop. */
-export type Point =
-  /** The chunk's transaction is about to be opened; nothing was sent. */
-  | "opening"
-  /** A handler has written its effect; more messages, the advance and COMMIT are to come. */
-  | "handling"
-  /** The advance was sent (and answered where the pool does not pipeline), COMMIT was not. */
-  | "advanced"
-  /** COMMIT was sent, its answer was not read. */
-  | "committing";
+/**
+ * Messages that fail for a while, by their number in their key and by the attempt alone: so they are
+ * parked, and applied in the end.
+ */
+export interface Failing {
+  /** Every so manieth message of a key fails. */
+  readonly every: number;
+  /** Longest time of a handler; a turn's lease is so long and a margin. */
+  readonly handlerTimeoutMs: number;
+}
 
 export interface WorkerSettings {
   readonly name: string;
@@ -39,66 +40,40 @@ export interface WorkerSettings {
   /** Whether Kafka is asked for what is not committed as well. */
   readonly uncommitted: boolean;
   readonly sessionTimeoutMs: number;
+  /** Null: no message fails. */
+  readonly failing: Failing | null;
 }
 
 const settings = JSON.parse(process.argv[2] ?? "{}") as WorkerSettings;
-const { topic, sessionTimeoutMs } = settings;
+const { topic, sessionTimeoutMs, failing } = settings;
 const step = stepLog();
 
 /** The chunk that each partition has open, for the log. */
 const chunks = new Map<number, object>();
 
-function stopIfTold(point: Point, partition: number): void {
+function stopIfTold(point: Point, where: object): void {
   const order = join(settings.orders, point);
   if (!existsSync(order)) return;
   rmSync(order);
-  const where = { point, partition, ...chunks.get(partition) };
-  step("frozen", where);
+  step("frozen", { point, ...where });
   // Stops every thread before this call returns: the next line runs after SIGCONT.
   process.kill(process.pid, "SIGSTOP");
-  step("thawed", where);
-}
-
-// biome-ignore lint/suspicious/noExplicitAny: the original has a dozen overloads
-type Query = (this: pg.Client, config: any, ...rest: any[]) => any;
-
-/** A client that tells of a chunk's advance and COMMIT when they are sent and answered. */
-function watched(Base: typeof pg.Client): typeof pg.Client {
-  return class WatchedClient extends Base {
-    #partition: number | null = null;
-
-    override query: Query = (config, ...rest) => {
-      const send = () => (super.query as Query).call(this, config, ...rest);
-      const statement: unknown = typeof config === "string" ? config : config?.text;
-      if (typeof statement !== "string") return send();
-      if (statement.startsWith("/* oncebox_advance */")) {
-        this.#partition = Number(config.values[2]);
-        step("advance", { topic, partition: this.#partition });
-        return send();
-      }
-      const partition = this.#partition;
-      this.#partition = null;
-      if (statement !== "COMMIT" || partition === null) return send();
-      stopIfTold("advanced", partition);
-      step("commit", { topic, partition });
-      const answer: Promise<unknown> = send();
-      stopIfTold("committing", partition);
-      const answered = (ok: boolean) => step("commit-answered", { topic, partition, ok });
-      answer.then(
-        () => answered(true),
-        () => answered(false),
-      );
-      return answer;
-    };
-  };
+  step("thawed", { point, ...where });
 }
 
 function observe(event: OnceboxEvent): void {
   step(event.type, stepData(event));
   if (event.type !== "inbox.chunk-opening") return;
   const { epoch, firstOffset, endOffset } = event;
-  chunks.set(event.partition, stepData({ epoch, firstOffset, endOffset }));
-  stopIfTold("opening", event.partition);
+  const { partition } = event;
+  chunks.set(partition, stepData({ epoch, firstOffset, endOffset }));
+  stopIfTold("opening", { partition, ...chunks.get(partition) });
+}
+
+/** The first attempt that succeeds lies behind the two that are made while the partition waits. */
+function failsStill(sequence: number, attempt: number): boolean {
+  if (failing === null || sequence % failing.every !== 0) return false;
+  return attempt < 3 + ((sequence / failing.every) % 4);
 }
 
 const broken = new Set<string>();
@@ -122,7 +97,10 @@ const pool = openPool({
   application_name: settings.name,
   pipeline: settings.pipelined,
   max: 8,
-  Client: watched(brokenClient(settings.breaks, onBroken)),
+  Client: watchedClient(brokenClient(settings.breaks, onBroken), {
+    ...{ step, topic, stopIfTold, failsStill },
+    chunkOf: (partition) => chunks.get(partition) ?? {},
+  }),
 });
 const storage = postgresStorage({ pool, idleInTransactionTimeoutMs: sessionTimeoutMs - 500 });
 const honest = kafkajsBroker({
@@ -141,16 +119,30 @@ const consumer = createConsumer({
   observer: observe,
   chunkSizeMax: 40,
   offsetCommitIntervalMs: 200,
-}).handle(defineTopic({ name: topic, value: text() }), async (message, tx) => {
-  const { partition, offset, id, key, value } = message;
-  await tx.query(
-    `INSERT INTO effects (message_id, key, sequence, topic, partition, record_offset, worker)
-     VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-    // A text of PostgreSQL holds no zero bytes, and some keys are made of them.
-    [id, key?.replaceAll("\0", "0"), Number(value), topic, partition, `${offset}`, settings.name],
-  );
-  stopIfTold("handling", partition);
-});
+  ...(failing === null
+    ? {}
+    : { redriveIntervalMs: 20, handlerTimeoutMs: failing.handlerTimeoutMs }),
+}).handle(
+  defineTopic({ name: topic, value: text() }),
+  async (message, tx, { attempt }) => {
+    const { partition, offset, id, key, value } = message;
+    const sequence = Number(value);
+    await tx.query(
+      `INSERT INTO effects (message_id, key, sequence, topic, partition, record_offset, worker)
+       VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+      // A text of PostgreSQL holds no zero bytes, and some keys are made of them.
+      [id, key?.replaceAll("\0", "0"), sequence, topic, partition, `${offset}`, settings.name],
+    );
+    // Behind the effect: where the transaction is not rolled back, it stays.
+    if (failsStill(sequence, attempt)) throw new Error(`attempt ${attempt} of ${id} fails`);
+  },
+  {
+    retry: {
+      ...{ localAttemptsMax: 2, localBackoffMs: 1 },
+      ...{ redriveBackoffMs: 5, redriveBackoffMaxMs: 50 },
+    },
+  },
+);
 
 process.once("SIGTERM", async () => {
   await consumer.stop({ deadlineMs: 10_000 });

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { spawnWorker, type Worker } from "../fixtures/child.ts";
 import type { Exit } from "../fixtures/guard.ts";
 import type { Step } from "../fixtures/step-log.ts";
-import type { Point } from "./churn-worker.ts";
+import type { Point } from "./points.ts";
 
 export interface Heard {
   readonly worker: string;

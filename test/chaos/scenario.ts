@@ -20,8 +20,14 @@ import {
   deliveriesOf,
   effectColumns,
   type OffsetSource,
-  readEffects,
+  type ParkedPlace,
+  parkedOf,
+  readCommitted,
+  readParked,
   readPositions,
+  readTexts,
+  trackCommits,
+  trackParked,
   trackPositions,
   watchOffsets,
 } from "../fixtures/history.ts";
@@ -55,6 +61,8 @@ export interface ChurnSettings {
   readonly transactional?: boolean;
   /** Whether the workers ask Kafka for what is not committed as well. */
   readonly uncommitted?: boolean;
+  /** Messages that fail for a while, as `Failing.every` says. Default none. */
+  readonly failingEvery?: number;
 }
 
 export interface ChurnOutcome {
@@ -68,11 +76,15 @@ export interface ChurnOutcome {
   readonly aborted: number;
   /** All others. */
   readonly records: readonly LogRecord[];
+  /** Every message that was ever set aside. */
+  readonly parked: readonly ParkedPlace[];
 }
 
 const partitions = 6;
 const placesByDefault = 4;
 const sessionTimeoutMs = 3_000;
+/** Short: the lease of a turn is so long and 5 s. */
+const handlerTimeoutMs = 1_000;
 const schema = "oncebox";
 const consumer = "ledger";
 const nudgeMessages = 60;
@@ -91,8 +103,10 @@ export async function churn(
     const seconds = ((performance.now() - began) / 1_000).toFixed(1);
     const counts = JSON.stringify({ ...tally, broken: [...tally.broken] });
     const sums = `produced=${report.acknowledged} redelivered=${report.redelivered}`;
+    const tried = rest.parked.filter((place) => place.tried).length;
+    const aside = ` parked=${rest.parked.length} (${tried} had failed)`;
     const aborted = settings.transactional ? ` aborted=${rest.aborted}` : "";
-    const account = `${seconds} s, ${context}\n  ${ledger(report)} ${sums}${aborted}\n  ${counts}`;
+    const account = `${seconds} s, ${context}\n  ${ledger(report)} ${sums}${aside}${aborted}\n  ${counts}`;
     return { report, tally, ...rest, account: `${account}\n${explain(report)}` };
   } catch (error) {
     throw new Error(`a run broke off (${context}): ${error}`, { cause: error });
@@ -108,6 +122,8 @@ async function run(servers: Servers, seed: number, settings: ChurnSettings) {
     await migrate(pool);
     await pool.query(`CREATE TABLE effects (${effectColumns})`);
     await trackPositions(database.url, schema);
+    await trackParked(database.url, schema);
+    await trackCommits(database.url, "effects");
     const topic = await createTopic(kafka);
     const source = {
       databaseUrl: database.url,
@@ -119,17 +135,19 @@ async function run(servers: Servers, seed: number, settings: ChurnSettings) {
     };
     const { crew, intents, log, offsets } = await work(kafka, source, folder, seed, settings);
     const { records, logEnds, aborted } = log;
+    const parked = await readParked(database.url, schema);
     const report = check({
       intents,
       committed: null,
       ...{ records, logEnds },
       deliveries: deliveriesOf(new Map(crew.lives.map(({ name, steps }) => [name, steps]))),
-      effects: await readEffects(database.url, "effects"),
+      effects: await readCommitted(database.url, "effects"),
+      parked: parkedOf(parked, records),
       positions: await readPositions(database.url, schema),
       offsets,
     });
     const tally = tallyOf(crew, sessionTimeoutMs);
-    return { report, tally, topic, intents, aborted, records };
+    return { report, tally, topic, intents, aborted, records, parked };
   } finally {
     await database.drop();
   }
@@ -150,11 +168,12 @@ async function work(
     places: settings.places ?? placesByDefault,
     argumentOf: (name, orders) => {
       const { databaseUrl, brokers, topic } = source;
-      const { breaks, kafkaFirst, pipelined, uncommitted = false } = settings;
+      const { breaks, kafkaFirst, pipelined, uncommitted = false, failingEvery: every } = settings;
+      const failing = every === undefined ? null : { every, handlerTimeoutMs };
       const place = { name, orders, consumer, databaseUrl, brokers, topic, sessionTimeoutMs };
       return JSON.stringify({
         ...place,
-        ...{ breaks, kafkaFirst, pipelined, uncommitted },
+        ...{ breaks, kafkaFirst, pipelined, uncommitted, failing },
       } satisfies WorkerSettings);
     },
   });
@@ -162,6 +181,7 @@ async function work(
     const intents = await produceAndChurn(kafka, source.topic, crew, seed, settings);
     const log = await readTopic(source.brokers, source.topic);
     await drained(crew, log.logEnds);
+    await noneParked(crew, source.databaseUrl);
     await crew.stop();
     return { crew, intents, log, offsets: await watch.stop() };
   } catch (error) {
@@ -216,6 +236,24 @@ async function drained(crew: Crew, logEnds: readonly LogEnd[]): Promise<void> {
       return Number(data.partition) === partition && BigInt(String(data.nextOffset)) >= end;
     };
     if (end > 0n) await crew.waitFor(`partition ${partition} to reach ${end}`, reached);
+  }
+}
+
+/** Until the redrive workers have applied all that was set aside. Throws where something is dead. */
+async function noneParked(crew: Crew, databaseUrl: string): Promise<void> {
+  for (;;) {
+    // Before the look: what is redriven behind it is heard behind it.
+    const since = crew.heard.length;
+    const left = await readTexts(
+      databaseUrl,
+      `SELECT concat_ws(' ', topic || '/' || partition || '@' || record_offset, state, attempts, error)
+       FROM "${schema}".parked_messages ORDER BY state <> 'dead', id`,
+    );
+    if (left.length === 0) return;
+    const dead = left.filter((each) => each.includes(" dead "));
+    if (dead.length > 0) throw new Error(`dead for ever:\n${dead.slice(0, 5).join("\n")}`);
+    const redriven = ({ step }: Heard) => step.step === "inbox.redriven";
+    await crew.waitFor(`${left.length} parked messages, such as ${left[0]}`, redriven, since);
   }
 }
 
