@@ -10,6 +10,14 @@ import { chunkAgainstRaw } from "./chunk.ts";
 import { endToEnd, latency } from "./end-to-end.ts";
 import { identity } from "./identity.ts";
 import { knexAgainstPg, outboxRow } from "./knex.ts";
+import {
+  batches,
+  byKey,
+  byKeyFar,
+  byKeyKnex,
+  byKeyKnexFar,
+  parkedAgainstNone,
+} from "./ordering.ts";
 import { relayDrain } from "./relay.ts";
 import { sqliteChunk, sqliteOutboxRow } from "./sqlite.ts";
 import { takeover } from "./takeover.ts";
@@ -31,6 +39,12 @@ const cases: Readonly<Record<string, (servers: Servers) => Promise<string>>> = {
   "outbox-row": outboxRow,
   sqlite: sqliteChunk,
   "sqlite-row": sqliteOutboxRow,
+  key: byKey,
+  "key-far": byKeyFar,
+  "key-knex": byKeyKnex,
+  "key-knex-far": byKeyKnexFar,
+  batch: batches,
+  parked: parkedAgainstNone,
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" } } });

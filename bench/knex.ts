@@ -2,7 +2,7 @@
  * What knex costs: a chunk of 100 awaited handlers through it ÷ the same statements through pg; and
  * what a row of the outbox costs a transaction that exists anyway, through each.
  */
-import { type BrokerRecord, createConsumer, createOutbox, defineTopic, text } from "@oncebox/core";
+import { createConsumer, createOutbox, defineTopic, text } from "@oncebox/core";
 import { migrate, postgresStorage } from "@oncebox/postgres";
 import { knexStorage } from "@oncebox/postgres/knex";
 import createKnex, { type Knex } from "knex";
@@ -10,7 +10,7 @@ import type { ClientBase, Pool } from "pg";
 import { createDatabase } from "../test/fixtures/databases.ts";
 import type { Servers } from "./bench.ts";
 import { compare, rate } from "./figures.ts";
-import { memoryFeed } from "./memory-feed.ts";
+import { drainRate, numberedRecords } from "./memory-feed.ts";
 import { accounts, createAccounts, updateText } from "./raw-twin.ts";
 
 const messages = 10_000;
@@ -40,17 +40,6 @@ async function between(
   }
 }
 
-function records(): BrokerRecord[] {
-  return Array.from({ length: messages }, (_, i) => ({
-    offset: BigInt(i),
-    timestamp: 0n,
-    leaderEpoch: null,
-    key: Buffer.from(String(i % accounts)),
-    value: Buffer.from(String(i % accounts)),
-    headers: [["id", Buffer.from(crypto.randomUUID())]],
-  }));
-}
-
 const topic = defineTopic({ name: "bench", value: text() });
 const update = (account: number) => ({
   name: "raw_update",
@@ -60,37 +49,12 @@ const update = (account: number) => ({
 
 export function knexAgainstPg(servers: Servers): Promise<string> {
   return between(servers, async ({ pool, knex }) => {
-    let run = 0;
-    const drained = async (start: (options: Start) => AsyncDisposable & Startable) => {
-      run += 1;
-      let left = messages;
-      let done = () => {};
-      const all = new Promise<void>((resolve) => {
-        done = resolve;
-      });
-      const counted = (applied: number) => {
-        left -= applied;
-        if (left === 0) done();
-      };
-      await using consumer = start({ name: `bench-${run}`, counted });
-      return await rate(messages, async () => {
-        await consumer.start();
-        await all;
-      });
-    };
-    const options = ({ name, counted }: Start) => ({
-      ...{ name, broker: memoryFeed(records()), chunkSizeMax: chunk },
-      observer: (event: { readonly type: string }) => {
-        if (event.type === "inbox.chunk-committed") {
-          counted((event as unknown as { readonly applied: number }).applied);
-        }
-      },
-    });
+    const records = numberedRecords(messages, accounts);
     const { ours, theirs, ratio } = await compare(
       7,
       () =>
-        drained((start) =>
-          createConsumer({ ...options(start), storage: knexStorage(knex) }).handle(
+        drainRate(records, (feed) =>
+          createConsumer({ ...feed, storage: knexStorage(knex), chunkSizeMax: chunk }).handle(
             topic,
             async ({ value }, trx) => {
               await trx.raw(updateText.replace("$1", "?"), [Number(value)]);
@@ -98,27 +62,19 @@ export function knexAgainstPg(servers: Servers): Promise<string> {
           ),
         ),
       () =>
-        drained((start) =>
-          createConsumer({ ...options(start), storage: postgresStorage({ pool }) }).handle(
-            topic,
-            async ({ value }, tx) => {
-              // Not prepared, as knex sends it.
-              await tx.query(updateText, [Number(value)]);
-            },
-          ),
+        drainRate(records, (feed) =>
+          createConsumer({
+            ...feed,
+            storage: postgresStorage({ pool }),
+            chunkSizeMax: chunk,
+          }).handle(topic, async ({ value }, tx) => {
+            // Not prepared, as knex sends it.
+            await tx.query(updateText, [Number(value)]);
+          }),
         ),
     );
     return `knex ${ours.toFixed(0)}/s ÷ pg ${theirs.toFixed(0)}/s = ${ratio.toFixed(2)} (chunks of ${chunk}, awaited, ids)`;
   });
-}
-
-interface Start {
-  readonly name: string;
-  readonly counted: (applied: number) => void;
-}
-
-interface Startable {
-  readonly start: () => Promise<void>;
 }
 
 export function outboxRow(servers: Servers): Promise<string> {

@@ -1,9 +1,56 @@
 /** A broker of one partition that hands over records from memory: the inbox without Kafka's share. */
 
 import { setTimeout as delay } from "node:timers/promises";
-import type { Broker, BrokerRecord } from "@oncebox/core";
+import type { Broker, BrokerRecord, OnceboxEvent } from "@oncebox/core";
+import { rate } from "./figures.ts";
 
 const batchSize = 500;
+
+/** With an id each, of keys and values that are the numbers below `keys` in turn. */
+export function numberedRecords(count: number, keys: number): BrokerRecord[] {
+  return Array.from({ length: count }, (_, i) => ({
+    offset: BigInt(i),
+    timestamp: 0n,
+    leaderEpoch: null,
+    key: Buffer.from(String(i % keys)),
+    value: Buffer.from(String(i % keys)),
+    headers: [["id", Buffer.from(crypto.randomUUID())]],
+  }));
+}
+
+/** What a consumer that is to be measured is made with. */
+export interface Feed {
+  readonly name: string;
+  readonly broker: Broker;
+  readonly observer: (event: OnceboxEvent) => void;
+}
+
+let feeds = 0;
+
+/** Messages per second of a consumer, from its start until it has moved past all records. */
+export async function drainRate(
+  records: readonly BrokerRecord[],
+  make: (feed: Feed) => AsyncDisposable & { readonly start: () => Promise<void> },
+): Promise<number> {
+  feeds += 1;
+  let done = () => {};
+  const drained = new Promise<void>((resolve) => {
+    done = resolve;
+  });
+  await using consumer = make({
+    name: `bench-${feeds}`,
+    broker: memoryFeed(records),
+    observer: (event) => {
+      if (event.type !== "inbox.chunk-committed") return;
+      if (event.nextOffset >= BigInt(records.length)) done();
+    },
+  });
+  // Awaited here: otherwise the service would be disposed of first.
+  return await rate(records.length, async () => {
+    await consumer.start();
+    await drained;
+  });
+}
 
 export function memoryFeed(records: readonly BrokerRecord[]): Broker {
   const end = BigInt(records.length);

@@ -5,13 +5,13 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type BrokerRecord, createConsumer, createOutbox, defineTopic, text } from "@oncebox/core";
+import { createConsumer, createOutbox, defineTopic, text } from "@oncebox/core";
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
 import { knexStorage } from "@oncebox/sqlite/knex";
 import SqliteDatabase, { type Database } from "better-sqlite3";
 import createKnex, { type Knex } from "knex";
 import { compare, rate } from "./figures.ts";
-import { memoryFeed } from "./memory-feed.ts";
+import { drainRate, numberedRecords } from "./memory-feed.ts";
 import { accounts } from "./raw-twin.ts";
 
 const messages = 20_000;
@@ -40,44 +40,16 @@ async function withFile(work: (file: string, db: Database) => Promise<string>): 
   }
 }
 
-function records(): BrokerRecord[] {
-  return Array.from({ length: messages }, (_, i) => ({
-    offset: BigInt(i),
-    timestamp: 0n,
-    leaderEpoch: null,
-    key: Buffer.from(String(i % accounts)),
-    value: Buffer.from(String(i % accounts)),
-    headers: [["id", Buffer.from(crypto.randomUUID())]],
-  }));
-}
-
 export function sqliteChunk(): Promise<string> {
   return withFile(async (_, db) => {
     const update = db.prepare(updateText);
     const storage = sqliteStorage({ database: db });
-    let run = 0;
-    const inbox = async () => {
-      run += 1;
-      let left = messages;
-      let done = () => {};
-      const drained = new Promise<void>((resolve) => {
-        done = resolve;
-      });
-      await using consumer = createConsumer({
-        ...{ name: `bench-${run}`, storage, broker: memoryFeed(records()), chunkSizeMax: chunk },
-        observer: (event) => {
-          if (event.type !== "inbox.chunk-committed") return;
-          left -= event.applied;
-          if (left === 0) done();
-        },
-      }).handle(topic, ({ value }) => {
-        update.run(Number(value));
-      });
-      return await rate(messages, async () => {
-        await consumer.start();
-        await drained;
-      });
-    };
+    const inbox = () =>
+      drainRate(numberedRecords(messages, accounts), (feed) =>
+        createConsumer({ ...feed, storage, chunkSizeMax: chunk }).handle(topic, ({ value }) => {
+          update.run(Number(value));
+        }),
+      );
     const raw = () =>
       rate(messages, async () => {
         for (let from = 0; from < messages; from += chunk) {
