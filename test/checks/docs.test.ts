@@ -181,7 +181,7 @@ const defaultSources: Readonly<Record<string, string>> = {
 };
 
 /** Options that consist of those of others, and have no table. */
-const composed = ["ChangeParkedOptions"];
+const composed = ["BatchHandlerOptions", "ChangeParkedOptions"];
 
 /** Functions that check their options and say which they know. */
 const factory = /^(create\w+|postgresStorage|sqliteStorage|kafkajsBroker)$/;
