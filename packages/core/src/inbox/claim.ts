@@ -13,9 +13,9 @@ import { type Cut, killerOf } from "./plan.ts";
 type Claiming = Pick<
   PartitionContext,
   "clock" | "observe" | "owner" | "claims" | "claimWaitMs" | "register"
-> & { readonly storage: Pick<PartitionContext["storage"], "claim"> };
+> & { readonly storage: Pick<PartitionContext["storage"], "claim" | "noteClaim"> };
 
-/** Claims, again and again; null once the signal is aborted. A claim won too late is left to fence. */
+/** Claims, again and again; null once the signal is aborted. A claim won too late is given up at once. */
 export async function claimPartition(
   context: Claiming,
   ref: PartitionRef,
@@ -33,7 +33,10 @@ export async function claimPartition(
         await context.register(ref.topic);
         throw unregistered(ref);
       }
-      if (ending.aborted) return null;
+      if (ending.aborted) {
+        await leave(storage, claim);
+        return null;
+      }
       const { epoch, nextOffset } = claim;
       const ms = clock.now() - began;
       observe({ ...ref, type: "inbox.claimed", epoch, nextOffset, ms });
@@ -48,6 +51,17 @@ export async function claimPartition(
     await clock.sleep(backoffMs(backoffs.claim, tries, clock.random()), ending);
     if (ending.aborted) return null;
   }
+}
+
+/**
+ * Says that this process lives though it gives up its claim: so that nobody takes rebalances and
+ * outages for messages that kill. Nothing rests on it: it never rejects.
+ */
+export async function leave(
+  storage: Pick<PartitionContext["storage"], "noteClaim">,
+  claim: PartitionClaim,
+): Promise<void> {
+  await Promise.allSettled([storage.noteClaim(claim, { kind: "left" })]);
 }
 
 type Looking = Pick<PartitionContext, "clock" | "database"> & {

@@ -19,7 +19,7 @@ import type { FetchPosition } from "../ports/broker.ts";
 import { within } from "../ports/clock.ts";
 import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
 import type { Chunk, ChunkOutcome } from "./chunk.ts";
-import { claimPartition, goOnFrom, isHeld, writtenDown } from "./claim.ts";
+import { claimPartition, goOnFrom, isHeld, leave, writtenDown } from "./claim.ts";
 import { type GoOn, rewound } from "./lost-position.ts";
 import type { PartitionContext } from "./partition-context.ts";
 import {
@@ -41,6 +41,9 @@ import { type PartitionStatus, statusOf } from "./status.ts";
 /** From here on the wait after being fenced does not double any more. */
 const fencesMax = 5;
 
+/** For so long the end of a worker waits for what it says of its last claim. */
+const leavingMaxMs = 1_000;
+
 export class PartitionWorker {
   readonly ref: PartitionRef;
   /** Resolves when the worker and its running chunk have ended. */
@@ -56,7 +59,7 @@ export class PartitionWorker {
   #nextOffset: bigint | null = null;
   #lastEpoch = 0n;
   #plan: Plan;
-  /** A claim that was given up alive and moved nothing: whoever counts dead ones must know. */
+  /** What was said of claims that were given up. */
   #leaving: Promise<unknown> = Promise.resolve();
   #moved = false;
   /** Times that the claim was taken over in a row, without a commit in between. */
@@ -163,7 +166,8 @@ export class PartitionWorker {
       else await this.#workOrRecover(claim, chunk, cut);
     }
     this.#leave();
-    await this.#leaving;
+    // A database that does not answer must not hold up a stop.
+    await within(this.#context.clock, leavingMaxMs, this.#leaving, null);
   }
 
   /** What nobody expected (an adapter that breaks its promise) must not end the process: claim again. */
@@ -232,16 +236,12 @@ export class PartitionWorker {
     this.#stolen = false;
   }
 
-  /**
-   * Says that this process lives though it gives up its claim: so that nobody takes rebalances and
-   * outages for messages that kill. Nothing waits for it but the end, and nothing rests on it.
-   */
+  /** Given up alive. A claim that has moved the position counts for nothing any more. */
   #leave(): void {
     const claim = this.#claim;
     if (claim === null || this.#moved) return;
     this.#moved = true;
-    const noted = this.#context.storage.noteClaim(claim, { kind: "left" });
-    this.#leaving = Promise.allSettled([this.#leaving, noted]);
+    this.#leaving = Promise.all([this.#leaving, leave(this.#context.storage, claim)]);
   }
 
   /** The claim was taken over: by another consumer, or by an operator who moved the position. */

@@ -30,9 +30,10 @@ export interface MessageRef {
 }
 
 /**
- * `new`: recorded now. `duplicate`: recorded by another position, with the same checksum, or parked
- * already. `conflict`: the same id with another checksum. `done`: below `next_offset`. `held`: recorded
- * now, but a message of its key is parked in its partition.
+ * `done`: below `next_offset`, whatever else is known of it. `duplicate`: its own position is parked,
+ * or its id was recorded by another one, with the same checksum. `conflict`: the same id with another
+ * checksum. `new`: recorded now. `held`: recorded now, but a message of its key is parked in its
+ * partition.
  */
 export type Recorded = "new" | "duplicate" | "conflict" | "done" | "held";
 
@@ -179,7 +180,11 @@ export interface ChunkTransaction<Tx> extends HandlerTransaction<Tx> {
 
 /** The transaction of one parked message that is tried again: its row is gone when it commits. */
 export interface ParkedTransaction<Tx> extends HandlerTransaction<Tx> {
-  /** As `commit` of ChunkTransaction, without a position: never touches the partition's row. */
+  /**
+   * I6. As `commit` of ChunkTransaction, without a position: never touches the partition's row. Removes
+   * the message's row as the last statement, so that a handler that ends the transaction early does not
+   * lose its message. Throws ClaimLostError as well where that row is gone, or another's turn.
+   */
   readonly commit: () => Promise<void>;
 }
 
@@ -310,7 +315,7 @@ export interface Storage<in out Tx> extends StorageVerbs {
     claim: PartitionClaim,
     records: readonly RecordRef[],
   ) => Promise<ChunkTransaction<Tx>>;
-  /** I6. Begins, proves the turn and removes its row. Throws ClaimLostError. */
+  /** I6. Begins, proves the turn and locks its row, which `commit` removes. Throws ClaimLostError. */
   readonly openParked: (turn: ParkedTurn) => Promise<ParkedTransaction<Tx>>;
   /** O1. Writes rows in the caller's transaction, in one statement. */
   readonly enqueue: (tx: Tx, rows: readonly OutboxEntry[]) => Promise<void>;
