@@ -109,13 +109,14 @@ interface HandlerRun<Tx> extends ChunkRun {
   readonly handler: Handler<Tx> | BatchHandler<Tx>;
   /** Of the messages that the handler enqueues. */
   readonly source: string | undefined;
+  readonly deduplicate: "id" | "offset";
 }
 
 export async function runChunk<Tx>(run: HandlerRun<Tx>): Promise<ChunkOutcome> {
   const { storage, claim, chunk, cut } = run;
   let transaction: ChunkTransaction<Tx>;
   try {
-    transaction = await storage.open(claim, recordRefs(claim, chunk.records));
+    transaction = await storage.open(claim, recordRefs(claim, chunk.records, run.deduplicate));
   } catch (error) {
     return afterFailure(storage, error);
   }
@@ -259,10 +260,14 @@ export function afterFailure(
   return { kind: "failed", offset: null, error: failure };
 }
 
-export function recordRefs(claim: PartitionClaim, records: readonly BrokerRecord[]): RecordRef[] {
+export function recordRefs(
+  claim: PartitionClaim,
+  records: readonly BrokerRecord[],
+  deduplicate: "id" | "offset",
+): RecordRef[] {
   const { topic, replay } = claim;
   return records.map((record) => {
-    const id = idOf(record.headers);
+    const id = deduplicate === "id" ? idOf(record.headers) : null;
     return {
       ...lastRecordOf(record),
       source: sourceOf(record.headers, topic),

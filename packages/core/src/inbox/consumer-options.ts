@@ -264,6 +264,7 @@ export function checkHandlerOptions(
     // A handler of batches has no choice.
     ...(orderings.length > 0 ? { ordering: oneOf(...orderings) } : {}),
     onFailure: oneOf("park", "block", "drop"),
+    deduplicate: oneOf("id", "offset"),
     startFrom: aStart,
     retry: anObject,
   });

@@ -60,8 +60,8 @@ function assembled<Tx>(
   handler: Handler<Tx> | BatchHandler<Tx>,
   options: HandlerOptions,
 ): Handled {
-  const { startFrom = "earliest", ordering } = options;
+  const { startFrom = "earliest", ordering, deduplicate = "id" } = options;
   const policy = failurePolicy(options, "runBatch" in handler);
-  const runners = runnersOf(storage, handler, source);
+  const runners = runnersOf(storage, handler, { source, deduplicate });
   return { ...runners, startFrom, policy, byKey: ordering === "key" };
 }

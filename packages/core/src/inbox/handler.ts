@@ -122,6 +122,14 @@ export interface HandlerOptions {
    * @defaultValue "park"
    */
   readonly onFailure?: "park" | "block" | "drop";
+  /**
+   * What makes a message one that was seen before. `id`: its position, and its id where it has one, so
+   * that what a producer sent twice takes effect once. `offset`: its position only, which recognises
+   * every redelivery of the same record and nothing else; no row is written for each message. For
+   * topics whose producers never repeat themselves.
+   * @defaultValue "id"
+   */
+  readonly deduplicate?: "id" | "offset";
   /** How often and when a message is tried again; `block` tries for ever. */
   readonly retry?: RetryOptions;
 }

@@ -57,7 +57,7 @@ function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
   } as unknown as ChunkRun["clock"];
   const cut = new AbortController();
   const handler = { topic: "orders", run } as unknown as Handler<string>;
-  const { runChunk: work } = runnersOf(storage, handler, source);
+  const { runChunk: work } = runnersOf(storage, handler, { source, deduplicate: "id" });
   const records = [5n, 6n, 7n].map((offset) => ({
     ...{ offset, timestamp: 0n, leaderEpoch: 0, key: null, value: utf8("v") },
     headers: [["id", utf8(`${offset}`)]] as [string, Uint8Array][],

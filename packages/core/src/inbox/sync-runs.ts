@@ -43,23 +43,24 @@ export interface Runners {
   readonly runParked: RunParked;
 }
 
-/**
- * `source` is that of the messages the handler enqueues. On a SyncStorage the handler must not return
- * promises.
- */
+/** On a SyncStorage the handler must not return promises. */
 export function runnersOf<Tx>(
   storage: Storage<Tx> | SyncStorage<Tx>,
   handler: Handler<Tx> | BatchHandler<Tx>,
-  source?: string,
+  how: {
+    /** Of the messages the handler enqueues. */
+    readonly source: string | undefined;
+    readonly deduplicate: "id" | "offset";
+  },
 ): Runners {
   if (!storage.synchronous) {
-    const call = { storage, handler, source };
+    const call = { storage, handler, ...how };
     return {
       runChunk: (run) => runChunk({ ...run, ...call }),
       runParked: (run) => runParked({ ...run, ...call }),
     };
   }
-  const call = { storage, handler, source };
+  const call = { storage, handler, ...how };
   let turnedAt = Number.NEGATIVE_INFINITY;
   // Work that never waits would keep heartbeats, fetches and timers from their turn.
   const turn = async ({ clock, cut }: Pick<ChunkRun, "clock" | "cut">) => {
@@ -86,6 +87,7 @@ interface SyncCall<Tx> extends Pick<ChunkRun, "clock" | "attempt" | "cut"> {
   readonly storage: SyncStorage<Tx>;
   readonly handler: Handler<Tx> | BatchHandler<Tx>;
   readonly source: string | undefined;
+  readonly deduplicate: "id" | "offset";
 }
 
 /** Where a chunk is, for what is to be said when it fails. */
@@ -112,7 +114,7 @@ function runSyncChunk<Tx>(run: SyncCall<Tx> & ChunkRun): ChunkOutcome {
   const counts = { applied: 0, duplicates: 0, parked: 0, dropped: 0 };
   const progress: Progress = { at: null, counts, published: false };
   try {
-    storage.chunkSync(claim, recordRefs(claim, chunk.records), (transaction) => {
+    storage.chunkSync(claim, recordRefs(claim, chunk.records, run.deduplicate), (transaction) => {
       const park = handleAll(run, transaction, progress);
       return { nextOffset: chunk.endOffset, mark: markOf(chunk), park };
     });
