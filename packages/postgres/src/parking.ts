@@ -50,6 +50,7 @@ export async function amongParked(
   const recorded = records.map((record, index): Recorded => {
     const outcome = fresh[index] as Recorded;
     const offset = String(record.offset);
+    if (outcome === "done") return outcome;
     if (offsets.has(offset)) return "duplicate";
     return outcome === "new" && held.has(offset) ? "held" : outcome;
   });

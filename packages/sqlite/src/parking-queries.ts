@@ -40,8 +40,8 @@ const isHead = (row: string) => `NOT EXISTS (
       AND earlier.record_offset < ${row}.record_offset)`;
 
 // By oncebox_parked_messages_due, in its order. The lease of one that is being tried stands in the
-// same column: when it has run out, it is due again. With the write lock held, so nobody else finds
-// the same ones.
+// same column: when it has run out, it is due again. Asked first without a lock, whether there is any;
+// then with the write lock held, so nobody else finds the same ones.
 export const dueText = `
   SELECT id FROM oncebox_parked_messages AS due
   WHERE consumer = (SELECT id FROM oncebox_consumers WHERE name = ?)
@@ -61,12 +61,17 @@ export const takeText = `
   WHERE id = ?
   RETURNING id, topic, partition, token, attempts, ${recordColumns}`;
 
-// First statement of a turn, by primary key. It proves the turn, and takes the write lock itself where
-// a transaction was begun without it. A lease that has run out is still its holder's until another
-// takes it.
-export const removeText = `
-  DELETE FROM oncebox_parked_messages AS tried
+// First statement of a turn, by primary key, with the write lock held: what it proves stays true until
+// the transaction ends. A lease that has run out is still its holder's until another takes it. Changes
+// nothing: a handler that ends the transaction early must not commit the end of its message.
+export const heldText = `
+  SELECT 1 FROM oncebox_parked_messages AS tried
   WHERE id = ? AND token = ? AND state = 'retrying' AND ${isHead("tried")}`;
+
+// Last statement of a turn, by primary key, with the write lock held since the one above, unless somebody
+// ended that transaction: then the token tells whether anybody came in between.
+export const removeText = `
+  DELETE FROM oncebox_parked_messages WHERE id = ? AND token = ? AND state = 'retrying'`;
 
 // By primary key; the token fences whoever was overtaken.
 export const settleText = `

@@ -1,6 +1,6 @@
 /**
- * I6: parked messages, each tried by one process at a time: taken for a lease, removed by the
- * transaction that handles it, given back with what became of it; looked at and changed by a person.
+ * I6: parked messages, each tried by one process at a time: taken for a lease, removed at the end of
+ * the transaction that handles it, given back with what became of it; looked at and changed by a person.
  * Decides nothing about when a message is tried again or given up.
  *
  * Leases are counted by the clock of the machine, as those of lanes are; where that clock is set, a
@@ -24,6 +24,7 @@ import { columnsOf, msOf, type RecordColumns, recordOf } from "./parked-rows.ts"
 import {
   changeableText,
   dueText,
+  heldText,
   parkedText,
   redriveText,
   removeText,
@@ -56,10 +57,12 @@ interface ParkedRow extends Omit<TurnRow, "token"> {
 
 export function parkingVerbs(access: Access): ParkingVerbs {
   return {
-    takeParked: (request) =>
-      writing(access, { doing: `taking of parked messages for ${request.consumer}` }, (db) =>
-        take(db, request),
-      ),
+    takeParked: async (request) => {
+      const doing = `taking of parked messages for ${request.consumer}`;
+      // It is asked again and again, mostly in vain: that must not take the file's one write lock.
+      const any = await reading(access, doing, (db) => due(db, request, 1).length > 0);
+      return any ? writing(access, { doing }, (db) => take(db, request)) : [];
+    },
     settleParked: (turn, { state, attempts, afterMs, error }) =>
       writing(access, { doing: `settling of ${nameOfTurn(turn)}` }, (db) => {
         const { changes } = prepared(db, settleText).run({
@@ -84,12 +87,15 @@ export function parkingVerbs(access: Access): ParkingVerbs {
   };
 }
 
+function due(db: Database, { consumer, topics }: Take, limit: number) {
+  const values = [consumer, JSON.stringify(topics), int(limit)];
+  return all<{ readonly id: bigint }>(db, dueText, ...values);
+}
+
 /** Found and taken with the write lock held: one by one, so in the order in which they were due. */
-function take(db: Database, { consumer, topics, limit, leaseMs }: Take): readonly ParkedTurn[] {
-  const due = all<{ readonly id: bigint }>(
-    ...[db, dueText, consumer, JSON.stringify(topics), int(limit)],
-  );
-  return due.map(({ id }) => {
+function take(db: Database, request: Take): readonly ParkedTurn[] {
+  const { consumer, limit, leaseMs } = request;
+  return due(db, request, limit).map(({ id }) => {
     const row = one<TurnRow>(db, takeText, msOf(leaseMs), id);
     if (row === undefined) throw new TypeError("a parked message was found and is not there");
     const { topic, token } = row;
@@ -100,13 +106,15 @@ function take(db: Database, { consumer, topics, limit, leaseMs }: Take): readonl
 
 /** In a transaction that was begun. Throws ClaimLostError; the caller rolls back. */
 export function openTurn(db: Database, turn: ParkedTurn): void {
-  if (run(db, removeText, turn.id, turn.token) !== 1) throw turnLost(turn);
+  if (one(db, heldText, turn.id, turn.token) === undefined) throw turnLost(turn);
   mark(db);
 }
 
-/** As `commitChunk`, without a position: the message's row went first, and nothing has to follow. */
+/** As `commitChunk`, without a position: the end of the message is the last statement before COMMIT. */
 export function commitTurn(db: Database, turn: ParkedTurn): void {
-  endMarked(db, nameOfTurn(turn), () => {});
+  endMarked(db, nameOfTurn(turn), () => {
+    if (run(db, removeText, turn.id, turn.token) !== 1) throw turnLost(turn);
+  });
 }
 
 export function nameOfTurn(turn: ParkedTurn): string {

@@ -93,7 +93,7 @@ export async function park(
   const at = { consumer, topic, partition };
   for (const { record, state, attempts, afterMs, error } of records) {
     const key = parkedKey(at, record.offset);
-    // A turn that is open may have deleted it, or not.
+    // A turn that is open may be about to delete it.
     await tables.lock(transaction, `parked/${key}`, lockTimeoutMs);
     if (tables.get(transaction, "parked", key) !== undefined) continue;
     const row: ParkedRow = {

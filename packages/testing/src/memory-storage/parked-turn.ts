@@ -9,8 +9,8 @@ import {
 import type { Connection } from "./connection.ts";
 import { translated } from "./database-error.ts";
 import { handlerHandle, type MemoryTx } from "./memory-tx.ts";
-import { aborted, commitOf } from "./own-transaction.ts";
-import { lockTurn } from "./parked.ts";
+import { aborted, commitOf, endedEarly } from "./own-transaction.ts";
+import { heldRow, lockTurn } from "./parked.ts";
 import { isHead, parkedKey } from "./parked-rows.ts";
 import type { StorageParts } from "./parts.ts";
 import { lostBefore } from "./pool.ts";
@@ -28,10 +28,8 @@ export async function openParked(
     await connection.run("open-parked", async (transaction) => {
       const row = await lockTurn(parts, transaction, turn);
       if (row === null || !isHead(database, transaction, row)) throw turnLost(turn);
-      const key = parkedKey(turn, turn.record.offset);
-      database.tables.write(transaction, "parked", key, undefined);
     });
-    return new Turn(parts, connection, begun, nameOf(turn));
+    return new Turn(parts, connection, begun, turn);
   } catch (error) {
     await connection.rollback();
     pool.release(connection);
@@ -43,16 +41,16 @@ class Turn implements ParkedTransaction<MemoryTx> {
   readonly #parts: StorageParts;
   readonly #connection: Connection;
   readonly #begun: Transaction;
-  readonly #name: string;
+  readonly #turn: ParkedTurn;
   #over = false;
   #destroyed = false;
   #firstFailure: unknown = null;
 
-  constructor(parts: StorageParts, connection: Connection, begun: Transaction, name: string) {
+  constructor(parts: StorageParts, connection: Connection, begun: Transaction, turn: ParkedTurn) {
     this.#parts = parts;
     this.#connection = connection;
     this.#begun = begun;
-    this.#name = name;
+    this.#turn = turn;
   }
 
   readonly handle = (use?: { readonly shared: boolean }): HandlerHandle<MemoryTx> =>
@@ -67,12 +65,13 @@ class Turn implements ParkedTransaction<MemoryTx> {
   readonly commit = async (): Promise<void> => {
     if (this.#over) throw new TransactionFinishedError("this turn has ended already");
     this.#over = true;
-    const doing = `commit of ${this.#name}`;
+    const doing = `commit of ${nameOf(this.#turn)}`;
     try {
       if (this.#connection.lost) throw lostBefore(doing, this.#firstFailure);
       if (this.#begun.aborted !== null && this.#connection.transaction === this.#begun) {
         throw aborted(doing, this.#firstFailure ?? this.#begun.aborted);
       }
+      await this.#remove(doing);
       await commitOf(doing, this.#connection, this.#begun, this.#firstFailure);
     } catch (error) {
       if (!(await this.#connection.rollback())) this.#destroyed = true;
@@ -99,6 +98,17 @@ class Turn implements ParkedTransaction<MemoryTx> {
     this.#connection.cut();
     if (release) this.#parts.pool.release(this.#connection);
   };
+
+  /** Last, so that a handler that ends the transaction early does not end its message. */
+  async #remove(doing: string): Promise<void> {
+    const turn = this.#turn;
+    const key = parkedKey(turn, turn.record.offset);
+    await this.#connection.run("remove-parked", (transaction) => {
+      if (transaction !== this.#begun) throw endedEarly(doing);
+      if (heldRow(this.#parts, transaction, turn) === null) throw turnLost(turn);
+      this.#parts.database.tables.write(transaction, "parked", key, undefined);
+    });
+  }
 }
 
 function nameOf({ consumer, topic, partition, record }: ParkedTurn): string {

@@ -91,21 +91,28 @@ async function settle(
   return true;
 }
 
+/** The row of a turn; null: it is held no more. */
+export function heldRow(
+  { database }: StorageParts,
+  transaction: Transaction,
+  turn: ParkedTurn,
+): ParkedRow | null {
+  const key = parkedKey(turn, turn.record.offset);
+  const row = database.tables.get(transaction, "parked", key) as ParkedRow | undefined;
+  const held = row?.id === turn.id && row.token === turn.token && row.state === "retrying";
+  return held ? row : null;
+}
+
 /** The row of a turn that is still held, locked; null: it is not, and nothing was waited for. */
 export async function lockTurn(
-  { database, lockTimeoutMs }: StorageParts,
+  parts: StorageParts,
   transaction: Transaction,
   turn: ParkedTurn,
 ): Promise<ParkedRow | null> {
-  const key = parkedKey(turn, turn.record.offset);
-  const find = () => {
-    const row = database.tables.get(transaction, "parked", key) as ParkedRow | undefined;
-    const held = row?.id === turn.id && row.token === turn.token && row.state === "retrying";
-    return held ? row : null;
-  };
-  if (find() === null) return null;
-  await database.tables.lock(transaction, `parked/${key}`, lockTimeoutMs);
-  return find();
+  if (heldRow(parts, transaction, turn) === null) return null;
+  const lock = `parked/${parkedKey(turn, turn.record.offset)}`;
+  await parts.database.tables.lock(transaction, lock, parts.lockTimeoutMs);
+  return heldRow(parts, transaction, turn);
 }
 
 async function changeParked(

@@ -125,6 +125,18 @@ export const heldCases: readonly StorageCase[] = [
   },
   {
     promise: "I6",
+    name: "a record below the position is done, also where its own position is parked",
+    run: async (context) => {
+      const { storage } = context;
+      const claimed = await parkedFirst(context);
+      const found = await recordedOf(storage, claimed, keyed(0, "a"), keyed(1, "a"));
+      same(found, ["done", "held"], "what a chunk finds");
+      const without = await recordedOf(storage, claimed, keyed(0, "a", { id: null }));
+      same(without, ["done"], "what it finds of one without an id");
+    },
+  },
+  {
+    promise: "I6",
     name: "only what would be new is held: what is done, a duplicate or a conflict stays so",
     run: async (context) => {
       const { storage } = context;

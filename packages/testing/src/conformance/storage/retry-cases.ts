@@ -10,15 +10,7 @@ import {
   sameEffects,
   sameNextOffset,
 } from "./arrange.ts";
-import {
-  failure,
-  type finish,
-  keyed,
-  park,
-  sameParked,
-  takeOne,
-  toPark,
-} from "./arrange-parking.ts";
+import { failure, finish, keyed, park, sameParked, takeOne, toPark } from "./arrange-parking.ts";
 import type { StorageUnderTest } from "./storage-under-test.ts";
 
 /** The turn of the only message, open. */
@@ -101,12 +93,12 @@ export const retryCases: readonly StorageCase[] = [
   },
   {
     promise: "I6",
-    name: "a turn whose handler ends its transaction fails",
+    name: "a turn whose handler ends its transaction early is not lost: its message is parked still",
     run: (context) => endedEarly(context, false),
   },
   {
     promise: "I6",
-    name: "a turn whose handler ends its transaction and begins anew fails",
+    name: "nor is one whose handler ends its transaction early and begins anew",
     run: (context) => endedEarly(context, true),
   },
   {
@@ -208,7 +200,7 @@ function beside<R>(work: Promise<R>, what: string): Promise<R> {
 
 async function endedEarly<Tx>(context: StorageUnderTest<Tx>, begin: boolean): Promise<void> {
   const { storage, insertEffect, endSecretly, openTransactions } = context;
-  const { claimed, open } = await openFirst(context);
+  const { claimed, turn, open } = await openFirst(context);
   const { tx, end } = open.handle();
   await insertEffect(tx, "before");
   await endSecretly(tx, { begin });
@@ -219,6 +211,10 @@ async function endedEarly<Tx>(context: StorageUnderTest<Tx>, begin: boolean): Pr
   same(await openTransactions(), 0, "the number of open transactions after it");
   // What was written up to the early end is committed: nobody can take that back.
   if (begin) await sameEffects(context, "before");
+  // The end of the message is not among it: it is tried again.
+  await sameParked(context.another(), [[0n, "retrying"]]);
   await (await storage.open(claimed, [keyed(1, "b")])).commit(2n, noMark);
   await sameNextOffset(storage, 2n);
+  await finish(storage, turn);
+  await sameParked(storage, []);
 }
