@@ -48,6 +48,10 @@ const knexKind: HandleKind<Knex.Transaction, Knex> = {
     (tx) => tx.commit(),
     (tx) => tx.rollback(),
   ],
+  sharedRefusals: [
+    { name: "transaction()", use: (tx) => tx.transaction(async () => {}) },
+    { name: "savepoint()", use: (tx) => tx.savepoint(async () => {}) },
+  ],
 };
 
 export function knexUnderTest(

@@ -29,6 +29,8 @@ interface HandleUse<Tx> {
   readonly query: (tx: Tx, text: string) => Promise<QueryResult>;
   readonly clientOf: (tx: Tx) => Promise<ClientBase>;
   readonly plainControls: StorageUnderTest<Tx>["plainControls"];
+  /** Beside the texts that every shared handle refuses. */
+  readonly sharedRefusals: NonNullable<StorageUnderTest<Tx>["sharedRefusals"]>;
 }
 
 /** A kind of handles, and what its connections come from. */
@@ -49,7 +51,7 @@ function takeSchema(databaseUrl: string): string {
 }
 
 const tables = [
-  ...["effects", "inbox_messages", "inbox_partitions", "consumers", "sources"],
+  ...["effects", "inbox_messages", "inbox_partitions", "parked_messages", "consumers", "sources"],
   ...["audit_log", "outbox_messages", "outbox_relays"],
 ];
 
@@ -71,6 +73,21 @@ function connectionOf(databaseUrl: string, name: string): PoolConfig {
     options: "-c synchronous_commit=off",
   };
 }
+
+const setting = ["oncebox.any", "1"];
+
+/** Each works on the whole transaction, or on the session. */
+const reachingTexts = [
+  ...[
+    "SAVEPOINT a",
+    "RELEASE a",
+    "ROLLBACK TO a",
+    "SET LOCAL oncebox.any = 1",
+    "RESET oncebox.any",
+  ],
+  ...["SET CONSTRAINTS ALL DEFERRED", "DISCARD ALL", "PREPARE TRANSACTION 'a'"],
+  ...["SELECT set_config('oncebox.any', '1', true)", "SELECT 1; SAVEPOINT a"],
+];
 
 /** Clients of node-postgres, out of its pool. */
 function poolKind(rewrite: PostgresVariant["rewrite"]): HandleKind<ClientBase, Pool> {
@@ -94,6 +111,12 @@ function poolKind(rewrite: PostgresVariant["rewrite"]): HandleKind<ClientBase, P
     plainControls: [
       ...["BEGIN", "COMMIT", "ROLLBACK", " end;"].map((text) => (tx: ClientBase) => tx.query(text)),
       (tx) => (tx as PoolClient).release(),
+    ],
+    sharedRefusals: [
+      {
+        name: "a statement with values",
+        use: (tx) => tx.query({ text: "SELECT set_config($1, $2, true)", values: setting }),
+      },
     ],
   };
 }
@@ -198,6 +221,7 @@ function rewriteOn(client: ClientBase, rewrite: (text: string) => string): void 
 /** How a connection of PostgreSQL is looked at and broken. */
 function faultsOf<Tx>(kind: HandleUse<Tx>, admin: Pool, proxy: FaultProxy) {
   const { query, plainControls } = kind;
+  const texts = reachingTexts.map((text) => ({ name: text, use: (tx: Tx) => query(tx, text) }));
   const connectionName = async (tx: Tx) => {
     const { rows } = await query(tx, "SELECT pg_backend_pid()::int AS pid");
     return String(rows[0]?.pid);
@@ -205,6 +229,7 @@ function faultsOf<Tx>(kind: HandleUse<Tx>, admin: Pool, proxy: FaultProxy) {
   return {
     connectionName,
     plainControls,
+    sharedRefusals: [...texts, ...kind.sharedRefusals],
     failStatement: (tx) => query(tx, "SELECT 1 / 0"),
     statements: async (tx, work) => {
       const client = await kind.clientOf(tx);

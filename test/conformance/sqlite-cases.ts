@@ -31,16 +31,30 @@ const inapplicable: Readonly<Record<string, string>> = {
   "O3 beside many writers no committed row is missed or read twice, and order per key holds":
     oneWriter,
   "O6 a settle deletes exactly the confirmed rows, none that lies between them": oneWriter,
+  "I6 a chunk with a swallowed failed statement parks nothing": goesOn,
+  "I6 a turn with a swallowed failed statement rejects, and its message is as it was": goesOn,
+  "I6 after a lost COMMIT nothing is parked, after a lost reply everything": noWire,
+  "I6 a turn whose COMMIT was lost is unknown, and its message as it was": noWire,
+  "I6 a turn whose reply was lost is unknown, and its message is gone": noWire,
+  "I6 what an open turn has not committed yet holds its key up": oneWriter,
+  "I6 while an open turn has the first of a key locked, neither it nor the second is taken":
+    oneWriter,
+  "I6 an open chunk and an open turn of its partition do not wait for each other": oneWriter,
+  "I6 a redrive does not wait for an open turn, and leaves it alone": oneWriter,
+  "I6 changes by hand do not wait for an open chunk of the partition": oneWriter,
 };
 
 const onlyConnection = "a knex on SQLite has one connection: a second chunk waits for the first";
 const inapplicableToKnex: Readonly<Record<string, string>> = {
   "I4 a chunk that another one overtook moves nothing, not even under the same claim":
     onlyConnection,
+  "I6 a chunk that another one overtook parks nothing, not even under the same claim":
+    onlyConnection,
 };
 
 const itself = "a handler gets the Database itself, which lives on and can refuse nothing";
 const oneCall = "a transaction is one call: nothing can come from outside while it runs";
+const alone = "handlers run one after another within one call: none shares a transaction";
 const inapplicableToNative: Readonly<Record<string, string>> = {
   "T1 a transaction's handle refuses to begin or end it, and stays whole": itself,
   "T1 a handle is dead when its transaction has ended": itself,
@@ -49,6 +63,14 @@ const inapplicableToNative: Readonly<Record<string, string>> = {
   "T1 a transaction whose connection died rejects and commits nothing": oneCall,
   "I5 nothing is left of a chunk whose connection died before the commit": oneCall,
   "I2 a chunk that was destroyed lets the next claim through and can commit nothing": oneCall,
+  "I6 a turn whose connection died leaves no effect, and its message as it was": oneCall,
+  "I6 a turn that was destroyed leaves no effect, and its message as it was": oneCall,
+  "I6 a turn's handle is dead after end()": itself,
+  "I5 handlers may use shared handles of one chunk at the same time, each until its own end": alone,
+  "I5 a shared handle refuses what works on the whole transaction, which goes on untouched": alone,
+  "I5 a handle that is not shared refuses none of it for that reason": alone,
+  "I5 a shared handle refuses to begin or end the transaction as any other does": alone,
+  "I5 a shared handle of a turn refuses the same, and its handler may go on": alone,
   "T1 relays are woken when the rows can be read, by the storage and from another process":
     "other processes poll: SQLite has no message to send (in the process: sqlite-sync.test.ts)",
 };

@@ -180,6 +180,9 @@ export async function knexUnderTest({
       claim: (ref, waitMs) => during(() => storage.claim(ref, waitMs)),
       open: (claim, records) => during(() => storage.open(claim, records)),
       seek: (request) => during(() => storage.seek(request)),
+      openParked: (turn) => during(() => storage.openParked(turn)),
+      settleParked: (turn, outcome) => during(() => storage.settleParked(turn, outcome)),
+      changeParked: (change) => during(() => storage.changeParked(change)),
     };
   };
   const isOpen = (database: Database.Database) => database.open && database.inTransaction;
@@ -214,6 +217,17 @@ export async function knexUnderTest({
       }),
       (tx) => tx.commit(),
       (tx) => tx.rollback(),
+    ],
+    sharedRefusals: [
+      ...[
+        "SAVEPOINT a",
+        "RELEASE a",
+        "ROLLBACK TO a",
+        "PRAGMA foreign_keys = OFF",
+        "SELECT 1; SAVEPOINT a",
+      ].map((text) => ({ name: text, use: (tx: Knex.Transaction) => tx.raw(text).then() })),
+      { name: "transaction()", use: (tx) => tx.transaction(async () => {}) },
+      { name: "savepoint()", use: (tx) => tx.savepoint(async () => {}) },
     ],
     breakConnection: async (tx) => (await nativeOf(tx)).close(),
     breakCommit: () => {

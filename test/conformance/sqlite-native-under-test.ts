@@ -5,7 +5,13 @@
 
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
-import { type ChunkTransaction, OnceboxError, type Recorded, type Storage } from "@oncebox/core";
+import {
+  type ChunkTransaction,
+  type HandlerTransaction,
+  OnceboxError,
+  type Recorded,
+  type Storage,
+} from "@oncebox/core";
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
 import type { EmptyPlace, StorageUnderTest } from "@oncebox/testing";
 import type Database from "better-sqlite3";
@@ -96,6 +102,7 @@ function waitingStorage(
   const {
     synchronous: _,
     chunkSync: __,
+    parkedSync: ____,
     transactionSync: ___,
     ...storage
   } = sqliteStorage({
@@ -118,6 +125,13 @@ function waitingStorage(
         throw error;
       }
     });
+  const handlersOf = (session: Session): Omit<HandlerTransaction<Session>, "commit"> => ({
+    handle: () => ({ tx: session, end: () => {}, refused: () => false }),
+    rollback: () => ending(session, { kind: "rollback" }),
+    destroy: () => {
+      throw new Error("nothing can be cut off in a call");
+    },
+  });
   return {
     ...storage,
     claim: (ref, waitMs) => during(() => storage.claim(ref, waitMs)),
@@ -130,15 +144,17 @@ function waitingStorage(
       }>(command);
       return {
         ...opened,
-        handle: () => ({ tx: session, end: () => {}, refused: () => false }),
-        commit: (nextOffset, mark) =>
-          ending(session, { kind: "commit", advance: { nextOffset, mark } }),
-        rollback: () => ending(session, { kind: "rollback" }),
-        destroy: () => {
-          throw new Error("nothing can be cut off in a call");
-        },
+        ...handlersOf(session),
+        commit: (nextOffset, mark, park = []) =>
+          ending(session, { kind: "commit", advance: { nextOffset, mark, park: [...park] } }),
       };
     },
+    openParked: async (turn) => {
+      const { session } = await beginning<null>({ kind: "parked", turn });
+      return { ...handlersOf(session), commit: () => ending(session, { kind: "commit" }) };
+    },
+    settleParked: (turn, outcome) => during(() => storage.settleParked(turn, outcome)),
+    changeParked: (change) => during(() => storage.changeParked(change)),
     transaction: async (work) => {
       const { session } = await beginning({ kind: "transaction" });
       let result: Awaited<ReturnType<typeof work>>;
