@@ -33,8 +33,6 @@ export class Hits {
   readonly #world: World;
   readonly #workers: readonly Worker[];
   readonly #armed: StepFault[] = [];
-  /** The last statement of each connection: which COMMIT is that of a chunk. */
-  readonly #verbs = new Map<string, string>();
   readonly #senders = new WeakMap<OutgoingRecord, number>();
   readonly #fired: (cell: string) => void;
   /** When the last record that was held back will have been stored. */
@@ -74,7 +72,7 @@ export class Hits {
   };
 
   #statement({ verb, client, connection }: StatementSeen): StatementFault | null {
-    this.#verbs.set(connection, verb);
+    this.#world.verbs.set(connection, verb);
     this.#world.clients.set(connection, client);
     this.#world.trace.note(client, verb);
     const step = stepOfVerb[verb];
@@ -113,7 +111,7 @@ export class Hits {
       return lost === null ? null : this.#broken(lost);
     }
     const worker = this.#workerOf(client);
-    if (worker === null || this.#verbs.get(connection) !== "advance") return null;
+    if (worker === null || this.#world.verbs.get(connection) !== "advance") return null;
     const fault = this.#take("commit", worker.place);
     if (fault === null) return null;
     if (fault.act === "kill-before" || fault.act === "kill-after") {

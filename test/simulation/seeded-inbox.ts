@@ -6,6 +6,7 @@ const folder = "packages/core/src/inbox";
 const partition = `${folder}/partition.ts`;
 const consumer = `${folder}/consumer.ts`;
 const chunk = `${folder}/chunk.ts`;
+const handlerRun = `${folder}/handler-run.ts`;
 const reader = `${folder}/reader.ts`;
 const buffer = `${folder}/buffer.ts`;
 
@@ -14,9 +15,8 @@ export const inboxBugs: readonly SeededBug[] = [
     name: "offset committed before the database",
     why: "The group hears of positions that the database has committed, of no others.",
     replace: inFile(partition, [
-      "const attempt = (this.#isolation?.attempts ?? 0) + 1;",
-      `const attempt = (this.#isolation?.attempts ?? 0) + 1;
-      this.#tell(claim, chunk.endOffset);`,
+      "const { attempt, giveUp } = cut;",
+      "const { attempt, giveUp } = cut;\n      this.#tell(claim, chunk.endOffset);",
     ]),
     finds: ["groupAhead"],
   },
@@ -45,8 +45,10 @@ export const inboxBugs: readonly SeededBug[] = [
       `const owned = worker === undefined ? "not-assigned" : "wrong-position";
     const handler = this.#handlers.get(topic);
     if (worker === undefined && handler !== undefined) {
-      const runChunk = chunkRunner(this.#options.storage, handler);
-      new PartitionWorker({ ...this.#context, runChunk }, { consumer, topic, partition });
+      const { runChunk, policy } = handler;
+      const inOrder = { atOnceMax: () => 1, keepOrder: () => undefined };
+      const context = { ...this.#context, runChunk, policy, ...inOrder };
+      new PartitionWorker(context, { consumer, topic, partition });
     }`,
     ]),
     finds: ["strayClaim"],
@@ -207,7 +209,7 @@ export const inboxBugs: readonly SeededBug[] = [
   {
     name: "a hung handler is waited for",
     why: "A handler that never ends is cut off, and its message is tried again.",
-    replace: inFile(chunk, [
+    replace: inFile(handlerRun, [
       "Promise.race([outcome, wasCut, hung])",
       "Promise.race([outcome, wasCut])",
     ]),

@@ -173,7 +173,7 @@ function rewound(): OnceboxEvent {
 
 const committed: OnceboxEvent = {
   ...({ ...at, type: "inbox.chunk-committed", epoch: 1n, applied: 1, duplicates: 0 } as const),
-  ...{ firstOffset: 0n, nextOffset: 1n, ms: 1 },
+  ...{ firstOffset: 0n, nextOffset: 1n, parked: 0, ms: 1 },
 };
 const cut: OnceboxEvent = { ...at, type: "inbox.chunk-cut", firstOffset: 0n };
 const claimed: OnceboxEvent = { ...at, type: "inbox.claimed", epoch: 2n, nextOffset: 1n, ms: 1 };

@@ -140,6 +140,8 @@ export class World {
   positions: Position[] = [];
   /** Whose connections are whose: names of storages. */
   readonly clients = new Map<string, string>();
+  /** The last statement of each connection. */
+  readonly verbs = new Map<string, string>();
   /** Told of every value of a partition's row when it is committed, and by whom. */
   moved: (position: StoredPosition, client: string | null) => void = () => undefined;
   /** The database as it was before the last claim, and who claimed. */
@@ -226,13 +228,16 @@ export class World {
     tables.commit = (transaction) => {
       if (transaction.state === "open") {
         for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
-          const { consumer, topic, partition, epoch, nextOffset } = row as StoredPosition;
+          const { consumer, topic, partition, epoch, nextOffset, token } = row as StoredPosition;
           const client = this.clients.get(transaction.connection) ?? null;
           const before = this.committed().get(partition);
           if (before !== undefined && before.epoch < epoch) {
             this.beforeClaim = { state: this.database.snapshot(), client };
           }
-          this.moved(row as StoredPosition, client);
+          // Whoever gives up a claim may say so later: a note, whoever holds the partition by now.
+          const isNote = this.verbs.get(transaction.connection) === "note-claim";
+          const stays = before?.nextOffset === nextOffset && before.token === token;
+          if (!isNote || !stays) this.moved(row as StoredPosition, client);
           this.positions.push({ consumer, topic, partition, epoch, nextOffset });
         }
       }
