@@ -2,6 +2,7 @@
 import { createOperator, PermanentError } from "@oncebox/core";
 import type { ClientBase } from "pg";
 import { describe, expect, it } from "vitest";
+import { startPostgres } from "../fixtures/postgres.ts";
 import { type Scene, scene, textTopic } from "../fixtures/scene.ts";
 import { hasKafka } from "../fixtures/servers.ts";
 
@@ -174,6 +175,45 @@ describe.skipIf(!hasKafka())("the redrive worker", () => {
     expect(redriven).toMatchObject({ attempts: 3 });
     const { rows } = await s.pool.query("SELECT attempt FROM effects ORDER BY n");
     expect(rows.map(({ attempt }) => attempt)).toEqual([3, 1]);
+  });
+
+  it("B5: spends none while the server is gone, in the log or parked", async () => {
+    // Guards: mass dead letters. Two tries here, then one for each time the handler really failed.
+    const server = await startPostgres();
+    try {
+      await using s = await scene({ server: server.url });
+      const failures = new Map<string, number>();
+      let broken = true;
+      const consumer = s.bareConsumer({ redriveIntervalMs: 20 }).handle(
+        textTopic(s.topic),
+        async ({ value }, tx, { attempt }) => {
+          await tx.query("INSERT INTO effects (value, attempt) VALUES ($1, $2)", [value, attempt]);
+          if (!value.startsWith("bad") || !broken) return;
+          failures.set(value, (failures.get(value) ?? 0) + 1);
+          throw new Error("no");
+        },
+        { retry: { ...quick, redriveBackoffMaxMs: 20, attemptsMax: 1_000 } },
+      );
+      await s.produce(0, ...keyed("a", "bad a"), ...keyed("b", "b1"));
+      await consumer.start();
+      await s.ear.waitFor("inbox.redrive-failed", ({ attempts }) => attempts >= 4);
+      await server.stopAbruptly();
+      await s.produce(0, ...keyed("c", "bad c"), ...keyed("b", "b2"));
+      await s.ear.waitFor("inbox.chunk-rerun", ({ rerun }) => rerun >= 3);
+      await s.ear.waitFor("inbox.redrive-troubled");
+      await server.restart();
+      const since = s.ear.heard.length;
+      await s.ear.waitFor("inbox.redrive-failed", ({ offset }) => offset === 2n, since);
+      await s.ear.waitFor("inbox.redrive-failed", ({ offset }) => offset === 0n, since);
+      broken = false;
+      await s.effectsReach(4);
+      const { rows } = await s.pool.query("SELECT value, attempt FROM effects WHERE value ~ 'bad'");
+      // Each failed try was counted, and none but those.
+      for (const { value, attempt } of rows) expect(attempt).toBe((failures.get(value) ?? 0) + 1);
+      expect(rows).toHaveLength(2);
+    } finally {
+      await server.stop();
+    }
   });
 
   it("never waits for the partition's lock, nor makes a chunk wait for its own", async () => {

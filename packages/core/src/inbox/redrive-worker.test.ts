@@ -24,7 +24,12 @@ const global: ParkedOutcomeOfRun = { kind: "trouble", trouble: "global", error: 
 const policy = failurePolicy({});
 
 /** A worker whose storage hands out these turns, and whose handler comes to these outcomes. */
-function scene(turns: (ParkedTurn | Error)[], outcomes: ParkedOutcomeOfRun[], topics = ["orders"]) {
+function scene(
+  turns: (ParkedTurn | Error)[],
+  outcomes: ParkedOutcomeOfRun[],
+  topics = ["orders"],
+  settling: (Error | boolean)[] = [],
+) {
   const { clock, advance } = clockByHand();
   const events: OnceboxEvent[] = [];
   const settlements: ParkedOutcome[] = [];
@@ -41,8 +46,10 @@ function scene(turns: (ParkedTurn | Error)[], outcomes: ParkedOutcomeOfRun[], to
         return turn === undefined ? [] : [turn];
       },
       settleParked: async (_, outcome) => {
+        const answer = settling.shift() ?? true;
+        if (answer instanceof Error) throw answer;
         settlements.push(outcome);
-        return true;
+        return answer;
       },
     },
     clock,
@@ -112,6 +119,18 @@ describe("the redrive worker", () => {
     const { settlements } = scene([turnOf(6), turnOf(6)], [{ kind: "fenced" }, unknown]);
     await settled();
     expect(settlements).toEqual([]);
+  });
+
+  it("writes what became of a turn until the database has it, and takes no other before", async () => {
+    // Guards: an outage under the handler that spends an attempt, because nobody could take it back.
+    const down = [new Error("down"), new Error("down")];
+    const { settlements, asked, advance } = scene([turnOf(6)], [global], ["orders"], down);
+    await settled();
+    await advance(60);
+    expect([settlements.length, asked.length]).toEqual([0, 1]);
+    await advance(1_000);
+    expect(settlements).toMatchObject([{ state: "waiting", attempts: 5 }]);
+    expect(asked.length).toBeGreaterThan(1);
   });
 
   it("waits, tells and goes on when the database does not answer", async () => {

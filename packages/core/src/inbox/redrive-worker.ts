@@ -56,7 +56,7 @@ export function redriveWorker(context: RedriveContext): RedriveWorker {
         const turn = await take(context);
         troubles = 0;
         if (turn !== null) {
-          await tryTurn(context, turn, reruns);
+          await tryTurn(context, turn, reruns, stopping);
           waitMs = 0;
         }
       } catch (error) {
@@ -91,8 +91,9 @@ async function tryTurn(
   context: RedriveContext,
   turn: ParkedTurn,
   reruns: Map<bigint, number>,
+  stopping: AbortSignal,
 ): Promise<void> {
-  const { storage, clock, handlerTimeoutMs, cut } = context;
+  const { clock, handlerTimeoutMs, cut } = context;
   const { policy, runParked } = context.handlerOf(turn.topic);
   const attempt = turn.attempts;
   let outcome: ParkedOutcomeOfRun;
@@ -106,8 +107,29 @@ async function tryTurn(
   } else {
     reruns.delete(turn.id);
   }
-  if (settled !== null) await storage.settleParked(turn, settled);
   tell(context, turn, outcome, settled);
+  if (settled !== null) await settle(context, turn, settled, stopping);
+}
+
+/** Until the database has it: else an outage under the handler would spend an attempt after all. */
+async function settle(
+  { storage, clock, observe, consumer }: RedriveContext,
+  turn: ParkedTurn,
+  settled: ParkedOutcome,
+  stopping: AbortSignal,
+): Promise<void> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await storage.settleParked(turn, settled);
+      return;
+    } catch (error) {
+      const waitMs = backoffMs(backoffs.global, tries, clock.random());
+      observe({ type: "inbox.redrive-troubled", consumer, waitMs, error });
+      // Its lease runs out, and the attempt counts.
+      if (stopping.aborted) return;
+      await clock.sleep(waitMs, stopping);
+    }
+  }
 }
 
 /** What to write of a turn; null: nothing, it is over or another's. */
