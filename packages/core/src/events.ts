@@ -62,7 +62,10 @@ export type OnceboxEvent =
       readonly waitMs: number;
       readonly error: unknown;
     })
-  /** A message failed; its partition waits for it. Repeated at each attempt. */
+  /**
+   * A message failed. Repeated at each attempt: its partition waits for it, so many milliseconds before
+   * the next; 0 where messages before it go first, or where it is given up.
+   */
   | (AtPartition & {
       readonly type: "inbox.blocked";
       readonly offset: bigint;

@@ -136,8 +136,8 @@ export interface Operator {
    */
   readonly redrive: (options: ChangeParkedOptions) => Promise<number>;
   /**
-   * Gives parked messages up for good, also one that is being tried at the moment, which then has no
-   * effect. What stands behind them is tried next. Returns how many.
+   * Gives parked messages up for good. One that is being tried at the moment takes effect first, or is
+   * skipped: never both. What stands behind them is tried next. Returns how many were skipped.
    */
   readonly skip: (options: ChangeParkedOptions) => Promise<number>;
   /** What was done to a consumer, newest first. */

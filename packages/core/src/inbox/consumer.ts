@@ -350,9 +350,9 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
 
   #redriveContext(): RedriveContext {
     const { name: consumer, storage, handlerTimeoutMs, redriveIntervalMs } = this.#options;
-    const { paused } = this.#context;
+    const { paused, chunks: permits } = this.#context;
     return {
-      ...{ consumer, storage, handlerTimeoutMs, pollIntervalMs: redriveIntervalMs },
+      ...{ consumer, storage, permits, handlerTimeoutMs, pollIntervalMs: redriveIntervalMs },
       ...{ clock: this.#clock, observe: this.#observe, cut: this.#cut.signal },
       topics: () => [...this.#handlers.keys()].filter((topic) => !paused(topic)),
       handlerOf: (topic) => this.#handlers.get(topic) as Handled,

@@ -55,3 +55,10 @@ it("leaves out what was done, and tells a conflict", () => {
   expect(found.toHandle.map(({ conflict }) => conflict)).toEqual([true, false, false]);
   expect(of(sorted(records, recorded, giveUp(3))).parked).toEqual([3]);
 });
+
+it("tells a conflict also behind a parked message of its key", () => {
+  // Guards: parked as one that only waits, it would be handled later as if nothing were wrong.
+  const recorded: Recorded[] = ["held", "new", "conflict", "new", "new"];
+  const found = sorted(records, recorded, null);
+  expect(found.toHandle[1]).toMatchObject({ record: { offset: 3n }, conflict: true });
+});

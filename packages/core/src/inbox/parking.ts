@@ -35,7 +35,7 @@ export function sorted(
       if (giveUp.park === null) dropped += 1;
       else toPark.push({ ...giveUp.park, record });
       if (giveUp.park !== null && record.key !== null) heldKeys.add(mapKeyOf(record.key));
-    } else if (outcome === "held" || (record.key !== null && heldKeys.has(mapKeyOf(record.key)))) {
+    } else if (outcome !== "conflict" && isHeld(record, outcome, heldKeys)) {
       toPark.push({ record, state: "waiting", attempts: 0, afterMs: 0, error: null });
       if (record.key !== null) heldKeys.add(mapKeyOf(record.key));
     } else {
@@ -43,4 +43,13 @@ export function sorted(
     }
   }
   return { toHandle, toPark, dropped, duplicates };
+}
+
+/** A conflict is none of these: it is told, and parked as dead, whatever stands before it. */
+function isHeld(
+  { key }: BrokerRecord,
+  outcome: Recorded | undefined,
+  heldKeys: ReadonlySet<string>,
+): boolean {
+  return outcome === "held" || (key !== null && heldKeys.has(mapKeyOf(key)));
 }

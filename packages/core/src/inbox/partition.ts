@@ -40,7 +40,6 @@ import { type PartitionStatus, statusOf } from "./status.ts";
 
 /** From here on the wait after being fenced does not double any more. */
 const fencesMax = 5;
-
 /** For so long the end of a worker waits for what it says of its last claim. */
 const leavingMaxMs = 1_000;
 
@@ -59,7 +58,6 @@ export class PartitionWorker {
   #nextOffset: bigint | null = null;
   #lastEpoch = 0n;
   #plan: Plan;
-  /** What was said of claims that were given up. */
   #leaving: Promise<unknown> = Promise.resolve();
   #moved = false;
   /** Times that the claim was taken over in a row, without a commit in between. */
@@ -170,13 +168,11 @@ export class PartitionWorker {
     await within(this.#context.clock, leavingMaxMs, this.#leaving, null);
   }
 
-  /** What nobody expected (an adapter that breaks its promise) must not end the process: claim again. */
+  /** What nobody expected (an adapter that breaks its promise) must not end the process. */
   async #workOrRecover(claim: PartitionClaim, chunk: Chunk, cut: Cut): Promise<void> {
     this.#working = true;
     try {
-      const stop = cut.careful ? await writtenDown(this.#context, claim, chunk, cut) : null;
-      if (stop === null) await this.#work(claim, chunk, cut);
-      else await this.#setBack(claim, chunk, stop);
+      await this.#work(claim, chunk, cut);
     } catch (error) {
       this.#unclaim();
       await this.#troubled(chunk, "global", error);
@@ -279,13 +275,17 @@ export class PartitionWorker {
 
   async #work(claim: PartitionClaim, chunk: Chunk, cut: Cut): Promise<void> {
     const { chunks, clock, observe, handlerTimeoutMs, runChunk } = this.#context;
-    const release = await chunks.acquire(this.#ending.signal);
+    // What may kill the process runs beside nothing: its neighbours would be suspected as well.
+    const turn = cut.careful ? chunks.acquireAll : chunks.acquire;
+    const release = await turn(this.#ending.signal);
     if (release === null) return;
     // Paused while it waited for its turn.
     if (this.#paused) return release();
     const began = clock.now();
     let outcome: ChunkOutcome;
     try {
+      const stop = cut.careful ? await writtenDown(this.#context, claim, chunk, cut) : null;
+      if (stop !== null) return await this.#setBack(claim, chunk, stop);
       observe({
         ...this.ref,
         type: "inbox.chunk-opening",
@@ -368,9 +368,9 @@ export class PartitionWorker {
     if (after === null) {
       return this.#failed(chunk, null, keptMeetingTrouble(this.ref, chunk, error));
     }
-    this.#plan = after.plan;
-    const { waitMs } = after;
-    const rerun = this.#plan.reruns;
+    const { plan, waitMs } = after;
+    this.#plan = plan;
+    const rerun = plan.reruns;
     observe({ ...this.ref, type: "inbox.chunk-rerun", trouble, rerun, waitMs, error });
     await this.#sleep(waitMs);
   }
@@ -384,8 +384,8 @@ export class PartitionWorker {
     if (after.failed === null) return;
     this.#blockedBy = error;
     this.#lastError = error;
-    const { waitMs } = after;
-    observe({ ...this.ref, type: "inbox.blocked", ...after.failed, waitMs, error });
+    const { failed, waitMs } = after;
+    observe({ ...this.ref, type: "inbox.blocked", ...failed, waitMs, error });
     if (waitMs > 0) await this.#sleep(waitMs);
   }
 

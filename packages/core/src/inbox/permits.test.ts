@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { settled } from "../clock-by-hand.ts";
 import { permits } from "./permits.ts";
 
 const never = new AbortController().signal;
@@ -45,5 +46,40 @@ describe("permits", () => {
     release?.();
     expect(await patient).not.toBeNull();
     expect(await one.acquire(impatient.signal)).toBeNull();
+  });
+
+  it("gives all of them when nothing else is going on, to one after another", async () => {
+    // Guards: two that each hold a part and wait for each other; what kills beside what does not.
+    const two = permits(2);
+    const release = await two.acquire(never);
+    const log: string[] = [];
+    const all = ["first", "second"].map(async (name) => {
+      const done = await two.acquireAll(never);
+      log.push(name);
+      return done;
+    });
+    await settled();
+    expect(log).toEqual([]);
+    release?.();
+    const done = await all[0];
+    await settled();
+    expect(log).toEqual(["first"]);
+    done?.();
+    (await all[1])?.();
+    expect(await two.acquire(never)).not.toBeNull();
+    expect(await two.acquire(never)).not.toBeNull();
+  });
+
+  it("gives back what it had where whoever asked for all stops waiting", async () => {
+    const two = permits(2);
+    const release = await two.acquire(never);
+    const impatient = new AbortController();
+    const all = two.acquireAll(impatient.signal);
+    await settled();
+    impatient.abort();
+    expect(await all).toBeNull();
+    expect(await two.acquire(never)).not.toBeNull();
+    release?.();
+    expect(await two.acquireAll(impatient.signal)).toBeNull();
   });
 });

@@ -2,6 +2,8 @@
 export interface Permits {
   /** Resolves to the function that gives the permit back, or to null when `signal` is aborted first. */
   readonly acquire: (signal: AbortSignal) => Promise<(() => void) | null>;
+  /** As `acquire`, of every permit there is: resolves when nothing else is going on. */
+  readonly acquireAll: (signal: AbortSignal) => Promise<(() => void) | null>;
 }
 
 export function permits(count: number): Permits {
@@ -35,5 +37,27 @@ export function permits(count: number): Permits {
       signal.addEventListener("abort", gone, { once: true });
       waiting.push(given);
     });
-  return { acquire };
+  // One at a time: two that each held a part would wait for each other.
+  let turn: Promise<unknown> = Promise.resolve();
+  const collect = async (signal: AbortSignal) => {
+    const held: (() => void)[] = [];
+    const release = () => {
+      for (const one of held) one();
+    };
+    while (held.length < count) {
+      const one = await acquire(signal);
+      if (one === null) {
+        release();
+        return null;
+      }
+      held.push(one);
+    }
+    return release;
+  };
+  const acquireAll = (signal: AbortSignal) => {
+    const mine = turn.then(() => collect(signal));
+    turn = mine;
+    return mine;
+  };
+  return { acquire, acquireAll };
 }

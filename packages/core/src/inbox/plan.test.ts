@@ -53,6 +53,24 @@ describe("a message that keeps failing", () => {
     });
   });
 
+  it("waits where it cannot even be set aside, and keeps its own error", () => {
+    // Guards: a loop as fast as the processor where the table of parked messages cannot be written.
+    let { plan } = planAfterFailure(
+      freshPlan(max),
+      chunk(3, 4),
+      { offset: 3n, error: new PermanentError("never") },
+      policy,
+      1,
+    );
+    const denied = { offset: null, error: new HandlerError("handler-failed", "permission denied") };
+    for (let tries = 1; tries <= 3; tries += 1) {
+      const after = planAfterFailure(plan, chunk(3, 4), denied, policy, 1);
+      expect(after.waitMs).toBeGreaterThanOrEqual(50);
+      plan = after.plan;
+    }
+    expect(cutOf(plan, 3n).giveUp?.error.message).toBe("never");
+  });
+
   it("is forgotten where one before it fails meanwhile", () => {
     const failure = { offset: 3n, error: new PermanentError("never") };
     let { plan } = planAfterFailure(freshPlan(max), chunk(0, 9), failure, policy, 1);

@@ -19,8 +19,8 @@ const stalledClaimsMax = 3;
 /** Claims that ended with their process at the same message, tried alone, before it is given up. */
 const killsMax = 2;
 
-/** Commits after which a chunk size that was halved grows by an eighth of the most there may be. */
-const growth = 8;
+/** Commits in a row after which chunks that were halved down to one are as large as they may be. */
+const growthCommits = 64;
 
 export interface Plan {
   readonly isolation: Isolation | null;
@@ -114,8 +114,13 @@ export function planAfterFailure(
   const isolatedMax = isolatedAfter(chunk, failed, policy);
   const next: Plan = { ...plan, isolation, isolatedMax, giveUp: null, reruns: 0 };
   if (failed === null) return { plan: next, failed, waitMs: 0 };
-  const giveUp = giveUpAfter(policy, failed, error, random);
-  if (giveUp !== null) return { plan: { ...next, giveUp }, failed, waitMs: 0 };
+  const before = plan.giveUp?.offset === failed.offset ? plan.giveUp : null;
+  const giveUp = before ?? giveUpAfter(policy, failed, error, random);
+  if (giveUp !== null) {
+    // To give it up has failed as well (no right to write there?): tried again, not as fast as it goes.
+    const waitMs = before === null ? 0 : backoffMs(backoffs.message, failed.attempt, random);
+    return { plan: { ...next, giveUp }, failed, waitMs };
+  }
   const waitMs = wait ? localWaitMs(policy, failed.attempt, error, random) : 0;
   return { plan: next, failed, waitMs };
 }
@@ -163,7 +168,7 @@ export function planAfterCommit(
 ): AfterCommittedChunk {
   const { isolation, passed } = afterCommit(plan.isolation, nextOffset);
   const gaveUp = plan.giveUp !== null && nextOffset > plan.giveUp.offset ? plan.giveUp : null;
-  const grown = Math.min(chunkSizeMax, plan.sizeMax + Math.ceil(chunkSizeMax / growth / growth));
+  const grown = Math.min(chunkSizeMax, plan.sizeMax + Math.ceil(chunkSizeMax / growthCommits));
   const attempts = plan.isolation?.attempts ?? 0;
   const careful = nextOffset < plan.carefulUntil;
   return {

@@ -5,6 +5,7 @@ import type { OnceboxEvent } from "../events.ts";
 import type { ParkedOutcome, ParkedTurn } from "../ports/parking.ts";
 import { failurePolicy } from "./failure-policy.ts";
 import type { ParkedOutcomeOfRun } from "./parked-run.ts";
+import { permits } from "./permits.ts";
 import { redriveWorker, settlement } from "./redrive-worker.ts";
 
 const record = { offset: 7n, timestamp: 0n, key: null, value: null, headers: [] };
@@ -62,6 +63,7 @@ function scene(
         return outcomes.shift() ?? { kind: "committed" };
       },
     }),
+    permits: permits(1),
     handlerTimeoutMs: 5_000,
     pollIntervalMs: 1_000,
     cut: new AbortController().signal,
@@ -114,11 +116,35 @@ describe("the redrive worker", () => {
     });
   });
 
-  it("writes nothing of a turn that another has, or whose outcome is unknown", async () => {
-    const unknown = { kind: "unknown", error: new HandlerError("handler-failed", "?") } as const;
-    const { settlements } = scene([turnOf(6), turnOf(6)], [{ kind: "fenced" }, unknown]);
+  it("writes nothing of a turn that another has", async () => {
+    const { settlements } = scene([turnOf(6)], [{ kind: "fenced" }]);
     await settled();
     expect(settlements).toEqual([]);
+  });
+
+  it("takes the attempt back where the outcome is unknown or a stop cut it off", async () => {
+    // Guards: a message condemned by outages and deploys. A commit that did arrive left no row.
+    const unknown = { kind: "unknown", error: new HandlerError("handler-failed", "?") } as const;
+    const { settlements } = scene([turnOf(6), turnOf(6)], [unknown, { kind: "cut" }]);
+    await settled();
+    expect(settlements.map(({ attempts, error }) => [attempts, error])).toEqual([
+      [5, null],
+      [5, null],
+    ]);
+  });
+
+  it("counts ten reruns under local trouble in a row, then a failure", async () => {
+    // Guards: a message that alone keeps deadlocking is tried for ever and never told.
+    const turns = Array.from({ length: 12 }, () => turnOf(20));
+    const { settlements, events } = scene(
+      turns,
+      Array.from({ length: 12 }, () => local),
+    );
+    await settled();
+    expect(settlements.slice(0, 10).every(({ attempts }) => attempts === 19)).toBe(true);
+    expect(settlements[10]).toMatchObject({ state: "dead", attempts: 20 });
+    expect(events[10]).toMatchObject({ type: "inbox.redrive-failed", state: "dead" });
+    expect(settlements[11]).toMatchObject({ state: "waiting", attempts: 19 });
   });
 
   it("writes what became of a turn until the database has it, and takes no other before", async () => {
@@ -161,11 +187,6 @@ describe("what is written of a turn", () => {
       state: "waiting",
       attempts: 5,
     });
-  });
-
-  it("is one where the same message alone keeps meeting local trouble", () => {
-    expect(settlement(policy, turnOf(6), local, 11, 0)).toMatchObject({ attempts: 6 });
-    expect(settlement(policy, turnOf(20), local, 11, 0)).toMatchObject({ state: "dead" });
   });
 
   it("is its death where another try cannot help", () => {

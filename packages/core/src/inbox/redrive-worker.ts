@@ -14,8 +14,9 @@ import type { Clock } from "../ports/clock.ts";
 import type { ParkedOutcome, ParkedTurn } from "../ports/parking.ts";
 import type { StorageVerbs } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
-import { afterRedrive, type FailurePolicy, parkedErrorOf } from "./failure-policy.ts";
+import { afterRedrive, type FailurePolicy } from "./failure-policy.ts";
 import type { ParkedOutcomeOfRun, RunParked } from "./parked-run.ts";
+import type { Permits } from "./permits.ts";
 
 /** On top of the handler's time: for the statements around it. One that comes later is fenced. */
 const leaseMarginMs = 5_000;
@@ -34,6 +35,8 @@ export interface RedriveContext {
     readonly policy: FailurePolicy;
     readonly runParked: RunParked;
   };
+  /** Shared with chunks: a message that is suspected of killing the process runs beside nothing. */
+  readonly permits: Pick<Permits, "acquire">;
   readonly handlerTimeoutMs: number;
   readonly pollIntervalMs: number;
   readonly cut: AbortSignal;
@@ -46,22 +49,21 @@ export interface RedriveWorker {
 
 export function redriveWorker(context: RedriveContext): RedriveWorker {
   const { clock, observe, consumer, pollIntervalMs } = context;
-  // Of messages that met local trouble here, how often in a row.
-  const reruns = new Map<bigint, number>();
+  const troubles = new Map<bigint, Troubles>();
   const run = async (stopping: AbortSignal) => {
-    let troubles = 0;
+    let failures = 0;
     while (!stopping.aborted) {
       let waitMs = pollIntervalMs;
       try {
         const turn = await take(context);
-        troubles = 0;
+        failures = 0;
         if (turn !== null) {
-          await tryTurn(context, turn, reruns, stopping);
+          await tryTurn(context, turn, troubles, stopping);
           waitMs = 0;
         }
       } catch (error) {
-        troubles += 1;
-        waitMs = backoffMs(backoffs.global, troubles, clock.random());
+        failures += 1;
+        waitMs = backoffMs(backoffs.global, failures, clock.random());
         observe({ type: "inbox.redrive-troubled", consumer, waitMs, error });
       }
       if (waitMs > 0) await clock.sleep(waitMs, stopping);
@@ -90,25 +92,49 @@ async function take({
 async function tryTurn(
   context: RedriveContext,
   turn: ParkedTurn,
-  reruns: Map<bigint, number>,
+  troubles: Map<bigint, Troubles>,
   stopping: AbortSignal,
 ): Promise<void> {
   const { clock, handlerTimeoutMs, cut } = context;
   const { policy, runParked } = context.handlerOf(turn.topic);
   const attempt = turn.attempts;
   let outcome: ParkedOutcomeOfRun;
-  // Spent by processes that died while they tried it.
-  if (attempt > policy.attemptsMax) outcome = { kind: "failed", error: killer(turn) };
-  else outcome = await runParked({ turn, attempt, cut, clock, handlerTimeoutMs });
-  const rerun = (reruns.get(turn.id) ?? 0) + 1;
-  const settled = settlement(policy, turn, outcome, rerun, clock.random());
-  if (outcome.kind === "trouble" && outcome.trouble === "local" && rerun <= localRerunsMax) {
-    reruns.set(turn.id, rerun);
+  if (attempt > policy.attemptsMax) {
+    outcome = { kind: "failed", error: spent(turn) };
   } else {
-    reruns.delete(turn.id);
+    const release = await context.permits.acquire(stopping);
+    if (release === null) outcome = { kind: "cut" };
+    else {
+      try {
+        outcome = await runParked({ turn, attempt, cut, clock, handlerTimeoutMs });
+      } finally {
+        release();
+      }
+    }
   }
+  const before = troubles.get(turn.id) ?? { kind: "global", times: 0 };
+  const met = troublesAfter(before, outcome);
+  const tooOften = met.kind === "local" && met.times > localRerunsMax;
+  if (met.times > 0 && !tooOften) troubles.set(turn.id, met);
+  else troubles.delete(turn.id);
+  if (outcome.kind === "trouble" && tooOften) {
+    outcome = { kind: "failed", error: troubleOf(turn, outcome.error) };
+  }
+  const settled = settlement(policy, turn, outcome, met.times, clock.random());
   tell(context, turn, outcome, settled);
   if (settled !== null) await settle(context, turn, settled, stopping);
+}
+
+/** Of one message, in a row, of one kind. */
+interface Troubles {
+  readonly kind: "global" | "local";
+  readonly times: number;
+}
+
+function troublesAfter(before: Troubles, outcome: ParkedOutcomeOfRun): Troubles {
+  if (outcome.kind !== "trouble") return { ...before, times: 0 };
+  const kind = outcome.trouble;
+  return { kind, times: before.kind === kind ? before.times + 1 : 1 };
 }
 
 /** Until the database has it: else an outage under the handler would spend an attempt after all. */
@@ -132,27 +158,28 @@ async function settle(
   }
 }
 
-/** What to write of a turn; null: nothing, it is over or another's. */
+/** What to write of a turn; null: nothing, it is over or another's. `times`: of trouble in a row. */
 export function settlement(
   policy: FailurePolicy,
   turn: ParkedTurn,
   outcome: ParkedOutcomeOfRun,
-  rerun: number,
+  times: number,
   random: number,
 ): ParkedOutcome | null {
+  // None of these is the message's failure: the attempt that was counted before is taken back. Where
+  // the commit did arrive after all, there is nothing left to write to.
+  const again = (afterMs: number): ParkedOutcome => ({
+    ...{ state: "waiting", attempts: turn.attempts - 1, afterMs, error: null },
+  });
   switch (outcome.kind) {
     case "failed":
       return afterRedrive(policy, turn.attempts, outcome.error, random);
-    case "trouble": {
-      const { trouble } = outcome;
-      const error = troubleOf(turn, outcome.error);
-      if (trouble === "local" && rerun > localRerunsMax) {
-        return afterRedrive(policy, turn.attempts, error, random);
-      }
-      const afterMs = backoffMs(backoffs[trouble], rerun, random);
-      const attempts = turn.attempts - 1;
-      return { state: "waiting", attempts, afterMs, error: parkedErrorOf(error) };
-    }
+    case "trouble":
+      return again(backoffMs(backoffs[outcome.trouble], times, random));
+    case "unknown":
+      return again(backoffMs(backoffs.global, 1, random));
+    case "cut":
+      return again(0);
     default:
       return null;
   }
@@ -170,18 +197,19 @@ function tell(
   else if (outcome.kind === "failed" && settled !== null) {
     const { state, afterMs } = settled;
     observe({ ...at, type: "inbox.redrive-failed", state, afterMs, error: outcome.error });
-  } else if (outcome.kind === "trouble") {
+  } else if (outcome.kind === "trouble" || outcome.kind === "unknown") {
     const { error } = outcome;
     const waitMs = settled?.afterMs ?? 0;
     observe({ type: "inbox.redrive-troubled", consumer, waitMs, error });
   }
 }
 
-function killer({ topic, partition, record, attempts }: ParkedTurn): HandlerError {
+/** By processes that died while they tried it, most often: what fails alive is dead at once. */
+function spent({ topic, partition, record, attempts }: ParkedTurn): HandlerError {
   const { offset } = record;
   return new HandlerError(
     "message-kills-process",
-    `the tries of ${topic}/${partition}@${offset} are spent, the last by a process that ended while its handler ran`,
+    `the tries of ${topic}/${partition}@${offset} are spent: the last one ended with its process, or attemptsMax was lowered since`,
     { details: { topic, partition, offset, attempts: attempts - 1 } },
   );
 }

@@ -18,7 +18,7 @@ export interface PartitionStatus {
   readonly nextOffset: bigint | null;
   /** First offset not yet written, as of the last fetch; null before the first. */
   readonly logEnd: bigint | null;
-  /** Messages in the log that are not applied yet, as of the last fetch; null before the first. */
+  /** Messages in the log behind the position, as of the last fetch: parked ones are not among them. */
   readonly lag: bigint | null;
   /** Why the partition waits: a failing message, or a position outside the log. */
   readonly blockedBy: OnceboxError | null;

@@ -52,7 +52,8 @@ export interface ParkedOutcome {
   readonly state: "waiting" | "dead";
   readonly attempts: number;
   readonly afterMs: number;
-  readonly error: ParkedError;
+  /** Null: that of its last failure stays. */
+  readonly error: ParkedError | null;
 }
 
 /** A parked message as a person sees it. */
@@ -106,8 +107,8 @@ export interface ParkingVerbs {
   readonly parked: (filter: ParkedFilter, page: ParkedPage) => Promise<readonly ParkedMessage[]>;
   /**
    * Changes parked messages by hand and writes the audit log, in one transaction over one page. `redrive`:
-   * due now, with no attempts spent (those being tried are left alone). `skip`: deleted for good, also
-   * while being tried, whose turn is lost then. Returns how many, and where the next page begins; null:
+   * due now, with no attempts spent (those being tried are left alone). `skip`: deleted for good. Waits
+   * for the transaction of one that is being tried at that moment: it takes effect, or its turn is lost. Returns how many, and where the next page begins; null:
    * there is none.
    */
   readonly changeParked: (change: {
