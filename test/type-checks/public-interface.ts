@@ -100,6 +100,35 @@ export function handlers() {
   createConsumer({ ...base, storage, chunkSize: 5 });
 }
 
+export function batches() {
+  createConsumer({ ...base, storage }).handleBatch(
+    orderPlaced,
+    async (messages, tx, { of, signal, attempt }) => {
+      const totals: readonly number[] = messages.map(({ value }) => value.total);
+      await tx.query("INSERT INTO invoices SELECT unnest($1::int[])", [totals]);
+      for (const message of messages) {
+        const { idempotencyKey, outbox } = of(message);
+        const [id] = await outbox.enqueue(orderGone.message({ key: idempotencyKey, value: null }));
+        console.log(id, signal, attempt);
+      }
+    },
+    { onFailure: "drop", deduplicate: "offset" },
+  );
+  createConsumer({ ...base, storage }).handleBatch(orderPlaced, async (messages, _, { of }) => {
+    // @ts-expect-error the decoded values, not the encoded ones
+    const totals: readonly string[] = messages.map(({ value }) => value.total);
+    // @ts-expect-error one of the messages, not its value
+    of(messages[0]?.value);
+    console.log(totals);
+  });
+  createConsumer({ ...base, storage }).handleBatch(orderPlaced, async () => {}, {
+    // @ts-expect-error a batch has one order
+    ordering: "key",
+  });
+  // @ts-expect-error a handler that nobody can wait for
+  createConsumer({ ...base, storage }).handleBatch(orderPlaced, () => {});
+}
+
 export async function publishing() {
   const outbox = createOutbox({ storage });
   const message = orderPlaced.message({ key: "k", value: { id: "1", total: "2" } });
