@@ -10,7 +10,10 @@ import { isTurnPoint, type Point, type TurnPoint } from "./points.ts";
  * while the victim stands at that point; `anywhere` is where it happens to be, even before it has
  * started. `leave`: ends in good order, and another one joins.
  */
-export type ActName = `kill ${Point}` | `stop ${Point}` | "kill anywhere" | "leave";
+export type ActName = `kill ${Point}` | `stop ${StopPoint}` | "kill anywhere" | "leave";
+
+/** With COMMIT on its way a turn ends by itself, and nobody else ever has it. */
+type StopPoint = Exclude<Point, "removing">;
 
 /** How many of each. */
 export type ActCounts = Readonly<Partial<Record<ActName, number>>>;

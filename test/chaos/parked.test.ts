@@ -60,11 +60,11 @@ const shortActs: ActCounts = {
   "stop taken": 1,
 };
 
-/** 50 kills, 24 of them inside redrive; every point of a turn is stopped at as well. */
+/** 50 kills, 24 of them inside redrive; leases run out at each point of a turn. */
 const longActs: ActCounts = {
   ...{ "kill redriving": 14, "kill removed": 5, "kill removing": 5, "kill taken": 4 },
   ...{ "kill handling": 10, "kill advanced": 4, "kill committing": 4, "kill anywhere": 4 },
-  ...{ "stop taken": 2, "stop redriving": 1, "stop removed": 1, "stop removing": 1 },
+  ...{ "stop taken": 2, "stop redriving": 1, "stop removed": 1 },
   ...{ "stop opening": 1, "stop handling": 1 },
 };
 
@@ -110,7 +110,7 @@ describe.skipIf(obstacle !== undefined)("churn while keys are parked and redrive
     // Enough was parked, and more stood behind it; none is left.
     const tried = parked.filter((place) => place.tried).length;
     expect(tried, account).toBeGreaterThan(messages / 50);
-    expect(parked.length, account).toBeGreaterThan(2 * tried);
+    expect(parked.length - tried, account).toBeGreaterThan(messages / 50);
     expect(
       parked.filter(({ left }) => left),
       account,
