@@ -35,8 +35,9 @@ CREATE TABLE parked_messages (
   error_code      text,
   error           text,
   parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
-  -- A position is parked once.
-  UNIQUE (consumer, topic, partition, record_offset)
+  -- A record is parked once. The time tells it from another at the same place, in a topic made anew.
+  CONSTRAINT parked_messages_place
+    UNIQUE (consumer, topic, partition, record_offset, record_time)
 );
 
 -- Is a message of this key parked? And the first one of it: only that is tried.

@@ -36,8 +36,8 @@ CREATE TABLE oncebox_parked_messages (
   -- JSON: a list of pairs of a name and the value's bytes in hex, or null. Names may repeat, and
   -- their order is kept.
   headers         TEXT    NOT NULL DEFAULT '[]',
-  -- A position is parked once.
-  UNIQUE (consumer, topic, partition, record_offset)
+  -- A record is parked once. The time tells it from another at the same place, in a topic made anew.
+  UNIQUE (consumer, topic, partition, record_offset, record_time)
 ) STRICT;
 
 -- Is a message of this key parked? And the first one of it: only that is tried.

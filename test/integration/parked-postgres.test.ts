@@ -162,7 +162,7 @@ describe.each([false, true])("parked messages, on a pool with pipeline: %s", (pi
     await untilOneWaits(p);
     await first.commit(1n, noMark, [toPark(0, "a")]);
     const chunk = await waiting;
-    expect(chunk.recorded).toEqual(["duplicate", "held", "new"]);
+    expect(chunk.recorded).toEqual(["done", "held", "new"]);
     await chunk.rollback();
   });
 
@@ -330,7 +330,7 @@ it("taking, and a chunk's look, read by index among 10,000 rows", async () => {
   await chunk.rollback();
   const looking = await plansOf("among_parked");
   expect(looking).toMatch(/using parked_messages_key/);
-  expect(looking).toMatch(/using parked_messages_consumer_topic_partition_record_offset_key/);
+  expect(looking).toMatch(/using parked_messages_place/);
   expect(looking).not.toMatch(/Seq Scan on parked_messages/);
 });
 

@@ -230,7 +230,7 @@ WITH (fillfactor = 10);
   {
     number: 4,
     name: "0004_parked",
-    checksum: "783a73db12256100783e33b043150aaea0f8902f94085eddbc440c825eac463e",
+    checksum: "511ab209d53434b04c30e9cc29b7ffeb6d8a625005064d2662e6fcd331cb8728",
     sql: `-- Parked messages: records that failed, or that stand behind one of their key that did, set aside
 -- so that their partition goes on. Nothing but a try that succeeded, or a person, deletes them.
 
@@ -268,8 +268,9 @@ CREATE TABLE parked_messages (
   error_code      text,
   error           text,
   parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
-  -- A position is parked once.
-  UNIQUE (consumer, topic, partition, record_offset)
+  -- A record is parked once. The time tells it from another at the same place, in a topic made anew.
+  CONSTRAINT parked_messages_place
+    UNIQUE (consumer, topic, partition, record_offset, record_time)
 );
 
 -- Is a message of this key parked? And the first one of it: only that is tried.

@@ -98,8 +98,8 @@ export function parkingQueries(schema: string): ParkingQueries {
   return { ...chunkQueries(own), ...turnQueries(own), ...filterQueries(own) };
 }
 
-// Index: parked_messages_consumer_topic_partition_record_offset_key, parked_messages_key; LIMIT 1
-// keeps one look-up for each record, however large the table, and ORDER BY one for whether anything
+// Index: parked_messages_place, parked_messages_key; LIMIT 1 keeps
+// one look-up for each record, however large the table, and ORDER BY one for whether anything
 // is left (downwards: what is dead lies at the other end). Locks nothing. A statement of its own,
 // behind the one that locked the partition's row: its snapshot has all that any chunk before has
 // parked, and no chunk beside this one parks. What a transaction of a turn is about to remove still
@@ -111,11 +111,12 @@ const amongParkedText = (own: string) => `
       ORDER BY m.record_offset DESC LIMIT 1
     ) IS TRUE AS any_left,
     array(
-      SELECT g.record_offset FROM unnest($4::bigint[]) AS g (record_offset)
+      SELECT g.record_offset
+      FROM unnest($4::bigint[], $7::bigint[]) AS g (record_offset, record_time)
       CROSS JOIN LATERAL (
         SELECT FROM ${own}parked_messages m
         WHERE m.consumer = $1 AND m.topic = $2 AND m.partition = $3
-          AND m.record_offset = g.record_offset LIMIT 1
+          AND m.record_offset = g.record_offset AND m.record_time = g.record_time LIMIT 1
       ) AS found
     )::text AS offsets,
     array(
@@ -130,7 +131,7 @@ const amongParkedText = (own: string) => `
 // Index: all of parked_messages are written, the unique one decides. Locks nothing that another chunk
 // could want: the partition's row is locked since oncebox_open. Writes nothing in any other
 // transaction than the one that was opened: the advance behind it raises there, and could not undo
-// it. A position that is parked already stays as it is. ORDER BY: ids follow the order of the arrays.
+// it. A record that is parked already stays as it is. ORDER BY: ids follow the order of the arrays.
 const parkText = (own: string) => `
   INSERT INTO ${own}parked_messages
     (consumer, topic, partition, record_offset, record_time, key, key_hash, value,
@@ -148,7 +149,7 @@ const parkText = (own: string) => `
       attempts, after_ms, failed, error_code, error, place)
   WHERE pg_current_xact_id() = $4::xid8
   ORDER BY r.place
-  ON CONFLICT (consumer, topic, partition, record_offset) DO NOTHING`;
+  ON CONFLICT (consumer, topic, partition, record_offset, record_time) DO NOTHING`;
 
 /** Stands in the array of hashes for a record without a key, whose hash is null in the row. */
 const noHash = "0".repeat(32);
@@ -164,6 +165,7 @@ function chunkQueries(own: string) {
         plainArray(records.map((record) => record.offset)),
         plainArray(keyed.map((record) => record.offset)),
         plainArray(keyed.map((record) => hashOf(record.key) ?? noHash)),
+        plainArray(records.map((record) => record.timestamp)),
       );
     },
     park: ({ claim, consumer }, xid, rows) =>
@@ -201,7 +203,7 @@ const headText = (own: string) => `(m.key_hash IS NULL OR NOT EXISTS (
       SELECT FROM ${own}parked_messages earlier
       WHERE earlier.consumer = m.consumer AND earlier.topic = m.topic
         AND earlier.partition = m.partition AND earlier.key_hash = m.key_hash
-        AND earlier.record_offset < m.record_offset
+        AND (earlier.record_offset, earlier.id) < (m.record_offset, m.id)
     ))`;
 
 /** Of rows of parked_messages, called m: see RecordColumns. */
@@ -267,7 +269,8 @@ const removeText = (own: string) => `
 // lock_timeout allows. The token fences whoever was overtaken.
 const settleText = (own: string) => `
   UPDATE ${own}parked_messages
-  SET state = $3, attempts = $4, token = NULL, error_code = $6, error = $7,
+  SET state = $3, attempts = $4, token = NULL,
+    error_code = coalesce($6, error_code), error = coalesce($7, error),
     next_attempt_at = CASE WHEN $3::text <> 'dead'
       THEN clock_timestamp() + $5::double precision * interval '1 millisecond' END
   WHERE id = $1 AND token = $2 AND state = 'retrying'`;
@@ -283,7 +286,7 @@ function turnQueries(own: string) {
     open: ({ id, token }) => open(id, token),
     remove: ({ id, token }, xid) => remove(id, token, xid),
     settle: ({ id, token }, { state, attempts, afterMs, error }) =>
-      settle(id, token, state, attempts, afterMs, error.code, error.text),
+      settle(id, token, state, attempts, afterMs, error?.code ?? null, error?.text ?? null),
   } satisfies Partial<ParkingQueries>;
 }
 

@@ -209,7 +209,7 @@ CREATE TABLE oncebox_outbox_relays (
   {
     number: 4,
     name: "0004_parked",
-    checksum: "1802e64411c72f4990abc420ab1ddee6e7d190ba109962e66f283f56b320a4d8",
+    checksum: "d9e3dfb286f039db550f51dff2e5b01b6de300f0bbb63e929727790b630e7048",
     sql: `-- Parked messages: records that failed, or that stand behind one of their key that did, set aside
 -- so that their partition goes on. Nothing but a try that succeeded, or a person, deletes them.
 
@@ -248,8 +248,8 @@ CREATE TABLE oncebox_parked_messages (
   -- JSON: a list of pairs of a name and the value's bytes in hex, or null. Names may repeat, and
   -- their order is kept.
   headers         TEXT    NOT NULL DEFAULT '[]',
-  -- A position is parked once.
-  UNIQUE (consumer, topic, partition, record_offset)
+  -- A record is parked once. The time tells it from another at the same place, in a topic made anew.
+  UNIQUE (consumer, topic, partition, record_offset, record_time)
 ) STRICT;
 
 -- Is a message of this key parked? And the first one of it: only that is tried.

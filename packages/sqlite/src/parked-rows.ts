@@ -47,7 +47,8 @@ export function amongParked(
   const outcomeOf = (record: RecordRef, fresh: Recorded | undefined): Recorded => {
     if (fresh === undefined) throw new TypeError("a record of a chunk has no outcome");
     if (fresh === "done") return fresh;
-    if (one(db, offsetParkedText, ...place, record.offset) !== undefined) return "duplicate";
+    if (one(db, offsetParkedText, ...place, record.offset, record.timestamp) !== undefined)
+      return "duplicate";
     if (fresh !== "new" || record.key === null) return fresh;
     const parked = one(db, keyParkedText, ...place, sha256First16(record.key)) !== undefined;
     return parked ? "held" : "new";

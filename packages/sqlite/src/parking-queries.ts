@@ -14,15 +14,15 @@ export const anyLeftText = `
   SELECT 1 FROM oncebox_parked_messages WHERE ${ofPartition} LIMIT 1`;
 
 export const offsetParkedText = `
-  SELECT 1 FROM oncebox_parked_messages WHERE ${ofPartition} AND record_offset = ?`;
+  SELECT 1 FROM oncebox_parked_messages WHERE ${ofPartition} AND record_offset = ? AND record_time = ?`;
 
 // By oncebox_parked_messages_key.
 export const keyParkedText = `
   SELECT 1 FROM oncebox_parked_messages WHERE ${ofPartition} AND key_hash = ? LIMIT 1`;
 
 // In the chunk's transaction, before its advance: where that finds the claim lost, this is undone with
-// it. A position that is parked already stays as it is, found by the unique index: its tries and its
-// bytes are those that count.
+// it. A record that is parked already stays as it is, found by the unique index: its tries and its bytes
+// are those that count.
 export const parkText = `
   INSERT INTO oncebox_parked_messages
     (consumer, topic, partition, record_offset, record_time, key_hash, key, value, headers,
@@ -30,14 +30,14 @@ export const parkText = `
   VALUES
     (@consumer, @topic, @partition, @offset, @time, @hash, @key, @value, @headers,
      @state, @attempts, iif(@state = 'dead', NULL, ${nowMs} + @after), @code, @error)
-  ON CONFLICT (consumer, topic, partition, record_offset) DO NOTHING`;
+  ON CONFLICT (consumer, topic, partition, record_offset, record_time) DO NOTHING`;
 
 /** By oncebox_parked_messages_key, which leaves out null: what has no key has nothing before it. */
 const isHead = (row: string) => `NOT EXISTS (
     SELECT 1 FROM oncebox_parked_messages AS earlier
     WHERE earlier.consumer = ${row}.consumer AND earlier.topic = ${row}.topic
       AND earlier.partition = ${row}.partition AND earlier.key_hash = ${row}.key_hash
-      AND earlier.record_offset < ${row}.record_offset)`;
+      AND (earlier.record_offset, earlier.id) < (${row}.record_offset, ${row}.id))`;
 
 // By oncebox_parked_messages_due, in its order. The lease of one that is being tried stands in the
 // same column: when it has run out, it is due again. Asked first without a lock, whether there is any;
@@ -78,7 +78,7 @@ export const settleText = `
   UPDATE oncebox_parked_messages
   SET state = @state, attempts = @attempts, token = NULL,
     next_attempt_at = iif(@state = 'dead', NULL, ${nowMs} + @after),
-    error_code = @code, error = @error
+    error_code = coalesce(@code, error_code), error = coalesce(@error, error)
   WHERE id = @id AND token = @token AND state = 'retrying'`;
 
 // By primary key, of rows that a statement of the same transaction has found.

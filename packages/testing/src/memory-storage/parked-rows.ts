@@ -12,14 +12,18 @@ export interface Probed {
   /** Whether there is any. */
   readonly left: boolean;
   readonly keys: ReadonlySet<string>;
-  readonly offsets: ReadonlySet<bigint>;
+  /** As texts of offset and time. */
+  readonly records: ReadonlySet<string>;
 }
 
-export const nothingParked: Probed = { left: false, keys: new Set(), offsets: new Set() };
+export const nothingParked: Probed = { left: false, keys: new Set(), records: new Set() };
 
-/** One record is parked once. */
-export function parkedKey(at: PartitionRef, offset: bigint): string {
-  return `${partitionKey(at)}#${offset}`;
+/** One record is parked once. The time tells it from another at the same place, in a topic made anew. */
+export function parkedKey(
+  at: PartitionRef,
+  { offset, timestamp }: Pick<RecordRef, "offset" | "timestamp">,
+): string {
+  return `${partitionKey(at)}#${offset} ${timestamp}`;
 }
 
 /** Those of a consumer, or of one of its partitions, by id. */
@@ -48,8 +52,13 @@ export function isHead(
 ): boolean {
   if (row.key === null) return true;
   return !parkedRows(database, transaction, row).some(
-    (other) => other.key === row.key && other.record.offset < row.record.offset,
+    (other) => other.key === row.key && isBefore(other, row),
   );
+}
+
+function isBefore(one: ParkedRow, other: ParkedRow): boolean {
+  const { offset } = other.record;
+  return one.record.offset === offset ? one.id < other.id : one.record.offset < offset;
 }
 
 /** What is parked of a partition whose lock is held. */
@@ -63,20 +72,24 @@ export function probe(
   return {
     left: rows.length > 0,
     keys: new Set(rows.flatMap(({ key }) => (key === null ? [] : [key]))),
-    offsets: new Set(rows.map(({ record }) => record.offset)),
+    records: new Set(rows.map(({ record }) => placeOf(record))),
   };
+}
+
+function placeOf({ offset, timestamp }: Pick<RecordRef, "offset" | "timestamp">): string {
+  return `${offset} ${timestamp}`;
 }
 
 /** What was parked already is a duplicate; what stands behind a parked message of its key is held. */
 export function withParked(
   recorded: readonly Recorded[],
   records: readonly RecordRef[],
-  { keys, offsets }: Probed,
+  { keys, records: parked }: Probed,
 ): readonly Recorded[] {
   return recorded.map((each, place) => {
     const record = records[place];
     if (record === undefined || each === "done") return each;
-    if (offsets.has(record.offset)) return "duplicate";
+    if (parked.has(placeOf(record))) return "duplicate";
     const held = each === "new" && record.key !== null && keys.has(hexOf(record.key));
     return held ? "held" : each;
   });
@@ -92,7 +105,7 @@ export async function park(
   const { tables, clock } = database;
   const at = { consumer, topic, partition };
   for (const { record, state, attempts, afterMs, error } of records) {
-    const key = parkedKey(at, record.offset);
+    const key = parkedKey(at, record);
     // A turn that is open may be about to delete it.
     await tables.lock(transaction, `parked/${key}`, lockTimeoutMs);
     if (tables.get(transaction, "parked", key) !== undefined) continue;

@@ -102,7 +102,7 @@ class Turn implements ParkedTransaction<MemoryTx> {
   /** Last, so that a handler that ends the transaction early does not end its message. */
   async #remove(doing: string): Promise<void> {
     const turn = this.#turn;
-    const key = parkedKey(turn, turn.record.offset);
+    const key = parkedKey(turn, turn.record);
     await this.#connection.run("remove-parked", (transaction) => {
       if (transaction !== this.#begun) throw endedEarly(doing);
       if (heldRow(this.#parts, transaction, turn) === null) throw turnLost(turn);

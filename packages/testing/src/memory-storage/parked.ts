@@ -86,7 +86,9 @@ async function settle(
   const row = await lockTurn(parts, transaction, turn);
   if (row === null) return false;
   const due = dueIn(parts.database, afterMs);
-  const settled: ParkedRow = { ...row, state, attempts, error, token: null, ...due };
+  const settled: ParkedRow = {
+    ...{ ...row, state, attempts, error: error ?? row.error, token: null, ...due },
+  };
   parts.database.tables.write(transaction, "parked", keyOf(row), settled);
   return true;
 }
@@ -97,7 +99,7 @@ export function heldRow(
   transaction: Transaction,
   turn: ParkedTurn,
 ): ParkedRow | null {
-  const key = parkedKey(turn, turn.record.offset);
+  const key = parkedKey(turn, turn.record);
   const row = database.tables.get(transaction, "parked", key) as ParkedRow | undefined;
   const held = row?.id === turn.id && row.token === turn.token && row.state === "retrying";
   return held ? row : null;
@@ -110,7 +112,7 @@ export async function lockTurn(
   turn: ParkedTurn,
 ): Promise<ParkedRow | null> {
   if (heldRow(parts, transaction, turn) === null) return null;
-  const lock = `parked/${parkedKey(turn, turn.record.offset)}`;
+  const lock = `parked/${parkedKey(turn, turn.record)}`;
   await parts.database.tables.lock(transaction, lock, parts.lockTimeoutMs);
   return heldRow(parts, transaction, turn);
 }
@@ -125,7 +127,7 @@ async function changeParked(
     const looked = pageOf(parts, transaction, filter, page);
     const ids: bigint[] = [];
     for (const { consumer, topic, partition, record } of looked) {
-      const key = parkedKey({ consumer, topic, partition }, record.offset);
+      const key = parkedKey({ consumer, topic, partition }, record);
       const find = () => tables.get(transaction, "parked", key) as ParkedRow | undefined;
       const alive = action === "redrive" ? isAlive(parts, find()) : false;
       if (alive) continue;
@@ -204,7 +206,7 @@ function shown(row: ParkedRow): ParkedMessage {
 }
 
 function keyOf(row: ParkedRow): string {
-  return parkedKey(row, row.record.offset);
+  return parkedKey(row, row.record);
 }
 
 function lockOf(row: ParkedRow): string {

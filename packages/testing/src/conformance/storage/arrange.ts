@@ -90,7 +90,7 @@ export function id(n: number): Uint8Array {
 /** A record at `offset`; unless told otherwise its id and its value follow from the offset. */
 export function record(
   offset: number,
-  changes: Partial<Pick<RecordRef, "id" | "source" | "checksum" | "key">> = {},
+  changes: Partial<Omit<RecordRef, "offset">> = {},
 ): RecordRef {
   const timestamp = 1_700_000_000_000n + BigInt(offset);
   return {

@@ -125,6 +125,28 @@ export const heldCases: readonly StorageCase[] = [
   },
   {
     promise: "I6",
+    name: "another record at the offset of a parked one is no duplicate of it, and is parked beside it",
+    run: async ({ storage }) => {
+      // As in a topic that was deleted and made anew, and read from its beginning.
+      await register(storage, 0n);
+      await park(storage, [toPark(0, null), toPark(1, "a")]);
+      await seek(storage, [{ partition: 0, to: 0n }], { replay: false });
+      const { record } = toPark(0, null);
+      const timestamp = record.timestamp + 1_000n;
+      const claimed = await claim(storage);
+      const records = [
+        keyed(0, null, { id: null, timestamp }),
+        keyed(1, "a", { id: null, timestamp }),
+      ];
+      const chunk = await storage.open(claimed, records);
+      same(chunk.recorded, ["new", "held"], "what a chunk finds");
+      await chunk.commit(2n, noMark, [{ ...toPark(0, null), record: { ...record, timestamp } }]);
+      const places = await storage.parked({ consumer }, { limit: 10, above: null });
+      same(places.length, 3, "parked messages");
+    },
+  },
+  {
+    promise: "I6",
     name: "a record below the position is done, also where its own position is parked",
     run: async (context) => {
       const { storage } = context;

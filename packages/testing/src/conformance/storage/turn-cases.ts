@@ -241,7 +241,8 @@ const fenceCases: readonly StorageCase[] = [
       const settles = [
         { ...failed, afterMs: 0, attempts: 7, error },
         { ...failed, state: "dead", error } as const,
-        failed,
+        // That of its last failure stays.
+        { ...failed, error: null },
       ];
       for (const [offset, outcome] of settles.entries()) {
         const turn = at(turns, BigInt(offset));
