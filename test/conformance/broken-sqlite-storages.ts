@@ -22,6 +22,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
+import { brokenNativeParking } from "./broken-sqlite-parking.ts";
 import { brokenVerbs, opening, wrapped } from "./broken-verbs.ts";
 import type { SqliteVariant } from "./sqlite-knex-under-test.ts";
 
@@ -70,15 +71,18 @@ const anyTransaction = altered("endMark", [/RELEASE.*/, "DROP TABLE IF EXISTS on
 
 /** Says that it has moved one row, and has moved it only where it stands right. */
 const advanceAnyway = `
-  WITH given (next_offset, topic_id, leader_epoch, last_offset, last_time, last_checksum,
-    consumer, topic, partition, token, from_offset) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
+  WITH given (next_offset, topic_id, leader_epoch, last_offset, last_time, last_checksum, parked,
+    consumer, topic, partition, token, from_offset) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?))
   UPDATE oncebox_inbox_partitions AS p
-  SET (next_offset, topic_id, leader_epoch, last_offset, last_time, last_checksum) = (
+  SET (next_offset, topic_id, leader_epoch, last_offset, last_time, last_checksum, parked,
+    stalled_claims, trying_offset, trying_claims, trying_epoch) = (
     SELECT g.next_offset, g.topic_id, g.leader_epoch, coalesce(g.last_offset, p.last_offset),
-      coalesce(g.last_time, p.last_time), coalesce(g.last_checksum, p.last_checksum)
+      coalesce(g.last_time, p.last_time), coalesce(g.last_checksum, p.last_checksum), g.parked,
+      0, NULL, 0, NULL
     WHERE p.token = g.token AND p.next_offset = g.from_offset
     UNION ALL
-    SELECT p.next_offset, p.topic_id, p.leader_epoch, p.last_offset, p.last_time, p.last_checksum
+    SELECT p.next_offset, p.topic_id, p.leader_epoch, p.last_offset, p.last_time, p.last_checksum,
+      p.parked, p.stalled_claims, p.trying_offset, p.trying_claims, p.trying_epoch
     LIMIT 1)
   FROM given AS g
   WHERE p.consumer = g.consumer AND p.topic = g.topic AND p.partition = g.partition`;
@@ -89,6 +93,7 @@ const firstChecksum = createHash("sha256").update(readFileSync(firstMigration)).
 
 /** By what is wrong with them; the promise that each breaks stands first. Tried on native storage. */
 export const brokenNative = {
+  ...brokenNativeParking,
   "T1: a transaction that was ended early passes for committed": anyTransaction,
   "T1: a commit is answered, and what was written under it is rolled back": altered("endMark", [
     /RELEASE/,
@@ -230,7 +235,9 @@ const {
 export const brokenKnex = {
   ...verbs,
   "T1: a handle lives on when its handler has ended": wrapped((storage) => ({
-    open: opening(storage, (chunk) => ({ handle: () => ({ ...chunk.handle(), end: () => {} }) })),
+    open: opening(storage, (chunk) => ({
+      handle: (use) => ({ ...chunk.handle(use), end: () => {} }),
+    })),
   })),
   "I1: a claim waits for nobody": wrapped((storage) => ({
     claim: (ref) => storage.claim(ref, 0),

@@ -5,6 +5,7 @@ import type { Knex } from "knex";
 import { afterAll, describe, expect, test } from "vitest";
 import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import type { Session } from "../fixtures/sqlite-session.ts";
+import { noticedNativeParking } from "./broken-sqlite-parking.ts";
 import { brokenKnex, brokenNative } from "./broken-sqlite-storages.ts";
 import { promisesOf, titleOf, tryBroken } from "./broken-trial.ts";
 import { noticedVerbs } from "./broken-verbs.ts";
@@ -13,9 +14,12 @@ import { knexUnderTest, type SqliteVariant } from "./sqlite-knex-under-test.ts";
 import { endSessions, nativeUnderTest } from "./sqlite-native-under-test.ts";
 
 const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly string[]>> = {
+  ...noticedNativeParking,
   "T1: a transaction that was ended early passes for committed": [
     "T1 a transaction that its work ended early rejects",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
+    "I6 nor is one whose handler ends its transaction early and begins anew",
   ],
   "T1: a commit is answered, and what was written under it is rolled back": [
     "T1 a transaction commits what its work wrote and resolves with its value",
@@ -24,11 +28,16 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I2 a seek waits for an open chunk, whose commit comes before it",
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk parks records as they lay in the log, in the order given, and moves the position",
+    "I6 a key is tried in order of offset to its last message, each when the one before is gone",
+    "I6 a turn's commit keeps its effects and ends its message",
+    "I6 a turn that is rolled back leaves no effect, and its message as it was",
     "M1 a migration keeps what is there",
   ],
   "I1: a claim keeps the token of the one before": [
     "I1 a claim takes a new token and raises the epoch by one",
     "I1 of claims at once each has its own epoch, and the highest is the live one",
+    "I1 nothing is noted as tried under a claim that is held no more",
     "I2 open under an old claim rejects and records nothing",
     "I2 the token fences, not the epoch: after a fail-over an old epoch may fit again",
     "I2 a claim by the same owner voids its older ones too",
@@ -38,6 +47,8 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I1 a claim takes a new token and raises the epoch by one",
     "I1 a claim waits for an open chunk and counts on from where that left the row",
     "I1 of claims at once each has its own epoch, and the highest is the live one",
+    "I1 a record that is tried alone is told to the next claims, with how many have tried it",
+    "I1 a claim given up alive takes back its own trying and no other's",
     "I1 a claim tells the log of its position, its replay and the last seek, and changes none",
     "I2 a seek fences the claims of its partitions and of no other",
   ],
@@ -60,6 +71,9 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I2 a seek waits for an open chunk, whose commit comes before it",
     "I2 a chunk that gave its lock away before a seek commits nothing after it",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk whose claim was lost meanwhile parks nothing",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
+    "I6 nor is one whose handler ends its transaction early and begins anew",
   ],
   "I2: an advance that moved nothing passes for committed": [
     "T1 a transaction that its work ended early rejects",
@@ -67,6 +81,10 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I2 a chunk that gave its lock away before a seek commits nothing after it",
     "I4 a chunk that another one overtook moves nothing, not even under the same claim",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk whose claim was lost meanwhile parks nothing",
+    "I6 a chunk that another one overtook parks nothing, not even under the same claim",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
+    "I6 nor is one whose handler ends its transaction early and begins anew",
   ],
   "I2: a seek keeps the token": [
     "I2 a seek fences the claims of its partitions and of no other",
@@ -80,6 +98,8 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I2 a chunk that gave its lock away before a seek commits nothing after it",
     "I4 a seek under an expected claim moves only while that is held",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
+    "I6 nor is one whose handler ends its transaction early and begins anew",
   ],
   "I3: ids are not recorded": [
     "I3 an id taken by another position is a duplicate, with another value a conflict",
@@ -93,6 +113,9 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I3 from the highest position upwards an early commit's redo is new, after any seek",
     "I3 a replay applies its range once more, each time it is asked for",
     "I3 a replay ends with the next seek, and its number is not used again",
+    "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
+    "I6 the id of a held record is recorded with the chunk that parks it",
+    "I6 a turn needs no claim and leaves the position and the ids alone",
   ],
   "I3: recordIds records no id": [
     "I3 recordIds tells new, duplicate and conflict, and forgets what rolls back",
@@ -108,6 +131,7 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I3 recordIds tells new, duplicate and conflict, and forgets what rolls back",
     "I3 recordIds and chunks see each other's ids",
     "I3 after a seek back what was applied is a duplicate, at its own position as well",
+    "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
   ],
   "I3: an id taken by the record's own position is a duplicate": [
     "I2 a commit under a claim lost meanwhile writes nothing",
@@ -116,6 +140,8 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I3 a replay applies its range once more, each time it is asked for",
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk whose claim was lost meanwhile parks nothing",
+    "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
   ],
   "I3: a seek forgets up to where messages were applied": [
     "I1 a claim tells the log of its position, its replay and the last seek, and changes none",
@@ -138,6 +164,9 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "T1 a transaction that its work ended early rejects",
     "I4 a chunk that another one overtook moves nothing, not even under the same claim",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk that another one overtook parks nothing, not even under the same claim",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
+    "I6 nor is one whose handler ends its transaction early and begins anew",
   ],
   "I4: a commit without a record forgets the last one": [
     "I4 a commit writes the mark of the log; without a last record the one before stays",
@@ -157,6 +186,7 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
   "I4: a topic of one consumer counts as registered for all": [
     "I3 consumers do not share ids",
     "I4 a topic is registered for a consumer once it has rows",
+    "I6 a parked message holds up its own partition, for its own consumer",
   ],
   "I4: a second group takes the consumer's name over": [
     "I4 registrations at once give all partitions the start of one of them, and bind one group",
@@ -169,6 +199,7 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I4 an adoption registers its topics at the given positions, with their line in the log",
     "I5 a seek and its line in the audit log are there together",
     "I5 the audit log is read back newest first, page by page, for one consumer",
+    "I6 a change and its line in the audit log are there together, and none where nothing changed",
   ],
   "I5: every page of the audit log is the first": [
     "I5 the audit log is read back newest first, page by page, for one consumer",
@@ -250,6 +281,7 @@ const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
   ...Object.fromEntries(ofVerbs),
   "T1: a handle lives on when its handler has ended": [
     "T1 a handler's handle is dead after end(), while the chunk goes on",
+    "I5 handlers may use shared handles of one chunk at the same time, each until its own end",
   ],
   "I1: a claim waits for nobody": [
     "I1 a claim waits for an open chunk and counts on from where that left the row",
@@ -258,6 +290,7 @@ const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
     "I3 two partitions at once: the second waits, and is a duplicate once the first committed",
     "I3 two partitions at once: the second waits, and is new once the first rolled back",
     "I3 chunks with the same ids in opposite orders never deadlock, and each id is new once",
+    "I6 a skip waits for an open turn, and deletes what that leaves",
   ],
   "I5: a rollback commits": [
     "T1 a transaction whose work throws commits nothing and rejects with that error",
@@ -269,6 +302,10 @@ const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
     "I5 ids, position, effects and outbox rows vanish together in a rollback",
     "I5 a failed statement can be rolled back, and the connection is clean afterwards",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a parked message holds up its own partition, for its own consumer",
+    "I6 a turn that is rolled back leaves no effect, and its message as it was",
+    "I6 nor is one whose handler ends its transaction early and begins anew",
+    "I6 a turn that was destroyed leaves no effect, and its message as it was",
     "O1 enqueue in a transaction that rolls back leaves nothing",
   ],
 };

@@ -6,7 +6,9 @@ import type { ClientBase } from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
-import { brokenStorages, misfits } from "./broken-storages.ts";
+import { noticedParking } from "./broken-parking.ts";
+import { misfits } from "./broken-statements.ts";
+import { brokenStorages } from "./broken-storages.ts";
 import { promisesOf, tryBroken } from "./broken-trial.ts";
 import { noticedVerbs } from "./broken-verbs.ts";
 import { type PostgresVariant, postgresUnderTest } from "./postgres-under-test.ts";
@@ -20,9 +22,12 @@ const byChance = [
 
 const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> = {
   ...noticedVerbs,
+  ...noticedParking,
   "T1: a transaction with a swallowed error passes for committed": [
     "T1 a transaction with a swallowed failed statement rejects and commits nothing",
     "T1 a chunk with a swallowed failed statement rejects and commits nothing",
+    "I6 a chunk with a swallowed failed statement parks nothing",
+    "I6 a turn with a swallowed failed statement rejects, and its message is as it was",
   ],
   "T1: a lost reply passes for a failure": [
     "T1 a COMMIT that never arrived is unknown, not failed, and nothing is committed",
@@ -30,10 +35,14 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
     "I1 a claim waits for a commit that arrives after its connection died, and sees it",
     "I5 after a lost COMMIT nothing is left, and the next claim says so",
     "I5 after a lost reply everything is there, and the next claim says so",
+    "I6 after a lost COMMIT nothing is parked, after a lost reply everything",
+    "I6 a turn whose COMMIT was lost is unknown, and its message as it was",
+    "I6 a turn whose reply was lost is unknown, and its message is gone",
   ],
   "I1: a claim keeps the token of the one before": [
     "I1 a claim takes a new token and raises the epoch by one",
     "I1 of claims at once each has its own epoch, and the highest is the live one",
+    "I1 nothing is noted as tried under a claim that is held no more",
     "I1 of many claims those taken over are lost, and asking neither waits nor takes",
     "I2 open under an old claim rejects and records nothing",
     "I2 the token fences, not the epoch: after a fail-over an old epoch may fit again",
@@ -76,6 +85,7 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
     "I4 a seek under an expected claim moves only while that is held",
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
   ],
   "I2: a seek does not lock before it looks": [
     "I2 a seek waits for an open chunk, whose commit comes before it",
@@ -94,6 +104,9 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
     "I3 a replay ends with the next seek, and its number is not used again",
     "I5 ids, position, effects and outbox rows commit together",
     "I5 after a lost reply everything is there, and the next claim says so",
+    "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
+    "I6 the id of a held record is recorded with the chunk that parks it",
+    "I6 a turn needs no claim and leaves the position and the ids alone",
   ],
   "I3: a chunk records ids in the order in which they come": [
     "I3 chunks that wait for the same id do not wait for each other when they go on",
@@ -110,6 +123,8 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
     "I5 after a lost reply everything is there, and the next claim says so",
+    "I6 a chunk whose claim was lost meanwhile parks nothing",
+    "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
   ],
   "I3: a seek forgets up to where messages were applied": [
     "I1 a claim tells the log of its position, its replay and the last seek, and changes none",
@@ -132,6 +147,8 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
     "I4 a chunk that another one overtook moves nothing, not even under the same claim",
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk that another one overtook parks nothing, not even under the same claim",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
   ],
   "I4: a commit without a record forgets the last one": [
     "I4 a commit writes the mark of the log; without a last record the one before stays",
@@ -150,6 +167,7 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
     "I4 an adoption registers its topics at the given positions, with their line in the log",
     "I5 a seek and its line in the audit log are there together",
     "I5 the audit log is read back newest first, page by page, for one consumer",
+    "I6 a change and its line in the audit log are there together, and none where nothing changed",
   ],
   "I5: every page of the audit log is the first": [
     "I5 the audit log is read back newest first, page by page, for one consumer",
@@ -157,6 +175,7 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
   "I5: an early end of the transaction is not noticed": [
     "I5 a handler that commits early fails the chunk, and the redo is not lost",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",
+    "I6 a chunk that its handler ended parks nothing, whether another transaction was begun or not",
   ],
   "O3: the floor rises although older transactions are open": [
     "O3 a lower position that commits after higher ones were settled is not missed",

@@ -3,43 +3,19 @@
 
 import { type ErrorCode, OnceboxError, StorageError } from "@oncebox/core";
 import { brokenText } from "../fixtures/breaks.ts";
-import { brokenVerbs, opening, wrapped } from "./broken-verbs.ts";
-import type { PostgresVariant } from "./postgres-under-test.ts";
-
-type Broken = Pick<PostgresVariant, "rewrite" | "wrap">;
-
-/** Breaks that found nothing to break: their storages fail, or pass, for no good reason. */
-export const misfits = new Set<string>();
-
-/** Replaces places of one statement, which is found by the comment that names it. */
-function altered(
-  statement: string,
-  ...changes: readonly (readonly [place: RegExp, by: string])[]
-): Broken {
-  return {
-    rewrite: (text) => {
-      if (!text.startsWith(`/* oncebox_${statement} */`)) return text;
-      return changes.reduce((changed, [place, by]) => {
-        if (!place.test(changed)) misfits.add(`${place} is not in ${changed}`);
-        return changed.replace(place, () => by);
-      }, text);
-    },
-  };
-}
-
-/** Two replaced statements. */
-function together(...broken: readonly Broken[]): Broken {
-  return {
-    rewrite: (text) => broken.reduce((changed, { rewrite }) => rewrite?.(changed) ?? changed, text),
-  };
-}
+import { brokenParking } from "./broken-parking.ts";
+import { altered, type Broken, together } from "./broken-statements.ts";
+import { brokenVerbs, opening, openingTurns, wrapped } from "./broken-verbs.ts";
 
 /** Takes the end of every transaction through `judge`, which may turn a failure into a success. */
 function judged(judge: (error: unknown) => void): Broken {
   return wrapped((storage) => ({
     transaction: (work) => storage.transaction(work).catch((error) => judge(error) as never),
     open: opening(storage, (chunk) => ({
-      commit: (nextOffset, mark) => chunk.commit(nextOffset, mark).catch(judge),
+      commit: (...end) => chunk.commit(...end).catch(judge),
+    })),
+    openParked: openingTurns(storage, (turn) => ({
+      commit: () => turn.commit().catch(judge),
     })),
   }));
 }
@@ -57,6 +33,7 @@ const anyTransaction = [
 /** By what is wrong with them; the promise that each breaks stands first. */
 export const brokenStorages = {
   ...brokenVerbs,
+  ...brokenParking,
   "T1: a transaction with a swallowed error passes for committed": judged((error) => {
     if (!isCoded(error, "transaction-aborted")) throw error;
   }),

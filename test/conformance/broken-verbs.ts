@@ -1,7 +1,14 @@
 // Owns the breaks that are made at the verbs of a storage, whatever database lies beneath: one verb is
 // wrapped, or one of its answers changed. What breaks a statement belongs to the database's own list.
 
-import type { ChunkTransaction, Moved, PartitionClaim, Storage } from "@oncebox/core";
+import type {
+  ChunkTransaction,
+  HandlerTransaction,
+  Moved,
+  ParkedTransaction,
+  PartitionClaim,
+  Storage,
+} from "@oncebox/core";
 import type { StorageUnderTest } from "@oncebox/testing";
 
 type Hooks<Tx> = Pick<StorageUnderTest<Tx>, "begin" | "endSecretly">;
@@ -27,6 +34,27 @@ export function opening<Tx>(
   };
 }
 
+/** An `openParked` whose turns are changed. */
+export function openingTurns<Tx>(
+  storage: Storage<Tx>,
+  change: (turn: ParkedTransaction<Tx>) => Partial<ParkedTransaction<Tx>>,
+): Storage<Tx>["openParked"] {
+  return async (given) => {
+    const turn = await storage.openParked(given);
+    return { ...turn, ...change(turn) };
+  };
+}
+
+/** Handles of all transactions of the storage. */
+function handing(
+  change: <Tx>(handle: HandlerTransaction<Tx>["handle"]) => HandlerTransaction<Tx>["handle"],
+) {
+  return wrapped((storage) => ({
+    open: opening(storage, ({ handle }) => ({ handle: change(handle) })),
+    openParked: openingTurns(storage, ({ handle }) => ({ handle: change(handle) })),
+  }));
+}
+
 /** An `open` under a claim that is not quite the one that was given. */
 function opened(change: (claim: PartitionClaim) => PartitionClaim) {
   return wrapped((storage) => ({
@@ -42,6 +70,16 @@ export const brokenVerbs = {
       return claim === null ? null : { ...claim, replay: { ...claim.replay, number: 0 } };
     },
   })),
+  "I1: a claim that is given up alive stays counted": wrapped((storage) => ({
+    noteClaim: async (claim, note) => {
+      if (note.kind !== "left") await storage.noteClaim(claim, note);
+    },
+  })),
+  "I1: what is tried alone is not noted": wrapped((storage) => ({
+    noteClaim: async (claim, note) => {
+      if (note.kind !== "trying") await storage.noteClaim(claim, note);
+    },
+  })),
   "I3: an id taken by the record's own position is new, whatever was applied before": opened(
     (claim) => ({ ...claim, replay: { ...claim.replay, until: 0n } }),
   ),
@@ -54,8 +92,8 @@ export const brokenVerbs = {
   })),
   "I4: a commit forgets the mark of the log": wrapped((storage) => ({
     open: opening(storage, (chunk) => ({
-      commit: (nextOffset) =>
-        chunk.commit(nextOffset, { topicId: null, leaderEpoch: null, last: null }),
+      commit: (nextOffset, _, park) =>
+        chunk.commit(nextOffset, { topicId: null, leaderEpoch: null, last: null }, park),
     })),
   })),
   "I4: a seek moves one partition after the other": wrapped((storage) => ({
@@ -87,6 +125,43 @@ export const brokenVerbs = {
       await ids.commit(ids.nextOffset, claim.log);
       return storage.open(claim, records);
     },
+  })),
+  "I5: a shared handle refuses no more than any other": handing((handle) => () => handle()),
+  "I5: what a shared handle has refused is not told": handing((handle) => (use) => ({
+    ...handle(use),
+    refused: () => false,
+  })),
+  "I6: headers of what is parked are sorted": wrapped((storage) => ({
+    open: opening(storage, (chunk) => ({
+      commit: (nextOffset, mark, park = []) => {
+        const sorted = park.map(({ record, ...rest }) => {
+          const headers = record.headers.toSorted(([a], [b]) => (a < b ? -1 : 1));
+          return { ...rest, record: { ...record, headers } };
+        });
+        return chunk.commit(nextOffset, mark, sorted);
+      },
+    })),
+  })),
+  "I6: a message ends before its handler has run": wrapped((storage, { begin }) => ({
+    openParked: async (turn) => {
+      await (await storage.openParked(turn)).commit();
+      const own = await begin();
+      return {
+        handle: () => ({ tx: own.tx, end: () => {}, refused: () => false }),
+        commit: async () => void (await own.commit()),
+        rollback: () => own.rollback().then(() => true),
+        destroy: () => void own.rollback(),
+      };
+    },
+  })),
+  "I6: a change by hand asks for no filter": wrapped((storage) => ({
+    changeParked: ({ filter: { consumer }, ...change }) =>
+      storage.changeParked({ ...change, filter: { consumer } }),
+  })),
+  "I6: every page of parked messages is the first": wrapped((storage) => ({
+    parked: (filter, page) => storage.parked(filter, { ...page, above: null }),
+    changeParked: ({ page, ...change }) =>
+      storage.changeParked({ ...change, page: { ...page, above: null } }),
   })),
   "O1: enqueue has a transaction of its own": wrapped((storage) => ({
     enqueue: (_, rows) => storage.transaction((own) => storage.enqueue(own, rows)),
@@ -151,6 +226,17 @@ export const noticedVerbs: Readonly<Record<keyof typeof brokenVerbs, readonly st
     "I3 a replay applies its range once more, each time it is asked for",
     "I3 a replay ends with the next seek, and its number is not used again",
   ],
+  "I1: a claim that is given up alive stays counted": [
+    "I1 a claim given up alive is not counted, also when another one holds the partition by then",
+    "I1 a claim given up alive takes back its own trying and no other's",
+  ],
+  "I1: what is tried alone is not noted": [
+    "I1 a record that is tried alone is told to the next claims, with how many have tried it",
+    "I1 another record that is tried alone takes the place of the one before",
+    "I1 a claim given up alive takes back its own trying and no other's",
+    "I1 nothing is noted as tried under a claim that is held no more",
+    "I1 a note of a claim that the row knows nothing of does nothing",
+  ],
   "I3: an id taken by the record's own position is new, whatever was applied before": [
     "I3 after a seek back what was applied is a duplicate, at its own position as well",
     "I3 what a seek had left out is new, and counts as seen afterwards",
@@ -182,6 +268,7 @@ export const noticedVerbs: Readonly<Record<keyof typeof brokenVerbs, readonly st
     "I4 positions are told by topic and partition, as they are committed, without a claim",
   ],
   "I5: ids are recorded in a transaction of their own": [
+    "I1 claims in a row are counted until a commit; what is rolled back does not end the count",
     "I3 two partitions at once: the second waits, and is new once the first rolled back",
     "I3 what a seek had left out is new, and counts as seen afterwards",
     "I4 a commit writes the mark of the log; without a last record the one before stays",
@@ -189,6 +276,49 @@ export const noticedVerbs: Readonly<Record<keyof typeof brokenVerbs, readonly st
     "I5 a failed statement can be rolled back, and the connection is clean afterwards",
     "I5 nothing is left of a chunk whose connection died before the commit",
     "I5 after a lost COMMIT nothing is left, and the next claim says so",
+    "I6 a parked message holds up its own partition, for its own consumer",
+  ],
+  "I5: a shared handle refuses no more than any other": [
+    "I5 a shared handle refuses what works on the whole transaction, which goes on untouched",
+    "I5 a shared handle of a turn refuses the same, and its handler may go on",
+  ],
+  "I5: what a shared handle has refused is not told": [
+    "I5 a shared handle refuses what works on the whole transaction, which goes on untouched",
+    "I5 a shared handle of a turn refuses the same, and its handler may go on",
+  ],
+  "I6: headers of what is parked are sorted": [
+    "I6 a chunk parks records as they lay in the log, in the order given, and moves the position",
+  ],
+  "I6: a message ends before its handler has run": [
+    "I5 a shared handle of a turn refuses the same, and its handler may go on",
+    "I6 what an open turn has not committed yet holds its key up",
+    "I6 while an open turn has the first of a key locked, neither it nor the second is taken",
+    "I6 a turn that is rolled back leaves no effect, and its message as it was",
+    "I6 a turn that was rolled back can be settled",
+    "I6 a turn with a swallowed failed statement rejects, and its message is as it was",
+    "I6 a turn whose handler ends its transaction early is not lost: its message is parked still",
+    "I6 nor is one whose handler ends its transaction early and begins anew",
+    "I6 a turn whose connection died leaves no effect, and its message as it was",
+    "I6 a turn that was destroyed leaves no effect, and its message as it was",
+    "I6 a turn whose COMMIT was lost is unknown, and its message as it was",
+    "I6 a turn whose reply was lost is unknown, and its message is gone",
+    "I6 a turn's handle is dead after end()",
+    "I6 an open chunk and an open turn of its partition do not wait for each other",
+    "I6 a skip waits for an open turn, and deletes what that leaves",
+  ],
+  "I6: a change by hand asks for no filter": [
+    "I6 a key is held until its last parked message is gone, and from the next one on again",
+    "I6 of a key only the earliest is taken, whatever the order of parking and its state",
+    "I6 a redrive makes messages due now, with no attempts spent and their error kept",
+    "I6 a skip deletes for good, and the next message of the key is the first",
+    "I6 changes by hand do not wait for an open chunk of the partition",
+    "I6 a change goes page by page, and says where the next one begins, however few it changed",
+    "I6 a change and its line in the audit log are there together, and none where nothing changed",
+    "I6 what is not known to a consumer is not changed for it",
+  ],
+  "I6: every page of parked messages is the first": [
+    "I6 parked messages are told by id, page by page, those that fit all of a filter",
+    "I6 a change goes page by page, and says where the next one begins, however few it changed",
   ],
   "O1: enqueue has a transaction of its own": [
     "T1 a handle is dead when its transaction has ended",

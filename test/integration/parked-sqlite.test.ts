@@ -96,6 +96,30 @@ test.each([
   for (const { attempts } of await storage.parked(billing, everything)) expect(attempts).toBe(1);
 });
 
+// Guards the file's one write lock: a consumer asks every second, mostly in vain, and must neither wait
+// for whoever writes nor hold them up.
+test("taking needs the write lock only where something is due", async () => {
+  const later = { ...toPark(0n, { key: bytes("later") }), afterMs: 3_600_000 };
+  const dead = { ...toPark(1n, { key: bytes("dead") }), state: "dead" } as const;
+  await parkAll([later, dead]);
+  const hasty = sqliteStorage({ database, busyTimeoutMs: 100 });
+  const writer = openDatabase(file);
+  try {
+    writer.exec("BEGIN IMMEDIATE");
+    expect(await hasty.takeParked(take)).toEqual([]);
+    writer.exec(
+      "UPDATE oncebox_parked_messages SET state = 'waiting', next_attempt_at = 0; COMMIT",
+    );
+    writer.exec("BEGIN IMMEDIATE");
+    const refused = await hasty.takeParked(take).catch((error: unknown) => error);
+    expect(hasty.trouble(refused)).toBe("local");
+    writer.exec("COMMIT");
+    expect((await hasty.takeParked(take)).length).toBe(2);
+  } finally {
+    writer.close();
+  }
+});
+
 // Guards the lease: without it a message whose process died would never be tried again. And that
 // taking commits before the try: the attempt counts though nothing came of it.
 test.each([
