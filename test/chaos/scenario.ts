@@ -88,6 +88,8 @@ const handlerTimeoutMs = 1_000;
 const schema = "oncebox";
 const consumer = "ledger";
 const nudgeMessages = 60;
+/** Of the messages; what is left is a reserve for victims that have nothing to do. */
+const feedPart = 0.75;
 /** Each is a round trip. */
 const leaderAttempts = 1_000;
 
@@ -192,7 +194,10 @@ async function work(
   }
 }
 
-/** Each third of an act lets an equal share of the messages go; the last share goes after all. */
+/**
+ * Each third of an act lets an equal share of the messages go; the rest goes after all. What a victim
+ * without work is given beyond that is lent by the shares to come: the last acts need messages as well.
+ */
 async function produceAndChurn(
   kafka: Kafka,
   topic: string,
@@ -202,15 +207,23 @@ async function produceAndChurn(
 ): Promise<readonly Intent[]> {
   const chance = chanceOf(seed);
   const plan = planOf(acts, places, chance);
-  const share = Math.ceil(messages / (plan.length + 1) / 3);
+  const share = Math.ceil((messages * feedPart) / (3 * plan.length + 1));
+  let lent = 0;
   const options = { kafka, topic, messages, repeats, chance };
   const producer: MessageSource = transactional
     ? new TransactionalWriters(options, partitions)
     : new ChurnProducer(options);
   const producing = producer.run();
   const acting = (async () => {
-    const feed = () => producer.allow(share);
-    const nudge = () => producer.allow(nudgeMessages);
+    const feed = () => {
+      const repaid = Math.min(lent, share);
+      lent -= repaid;
+      producer.allow(share - repaid);
+    };
+    const nudge = () => {
+      lent += nudgeMessages;
+      producer.allow(nudgeMessages);
+    };
     feed();
     for (const act of plan) await perform(act, { crew, sessionTimeoutMs, feed, nudge });
     producer.allowAll();
