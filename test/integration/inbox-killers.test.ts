@@ -62,6 +62,19 @@ describe.skipIf(!hasKafka())("a message that kills the process", () => {
     expect(deaths).toBeLessThanOrEqual(6);
   });
 
+  it("A15: condemns nothing that another partition was at when the process died", {
+    timeout: 150_000,
+  }, async () => {
+    // Guards: what may kill runs beside nothing; else the neighbour is tried alone at each death, too.
+    await using s = await scene({ partitions: 2 });
+    await s.produce(0, "kills");
+    await s.produce(1, "slow", "slow");
+    await untilOneLives(s, ({ step }) => step === "inbox.parked");
+    expect(await parkedOf(s)).toEqual([[0, "dead", "message-kills-process"]]);
+    await s.consumer().start();
+    expect(await s.effectsReach(2)).toEqual(["slow", "slow"]);
+  });
+
   it("E9: while it is parked is counted before each try, and ends dead", {
     timeout: 150_000,
   }, async () => {
