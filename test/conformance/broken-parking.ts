@@ -47,6 +47,10 @@ export const brokenParking = {
     /(?<=m\.record_offset = g\.record_offset.*)LIMIT 1/,
     "LIMIT 0",
   ]),
+  "I6: another record at the place of a parked one is a duplicate": altered("among_parked", [
+    /AND m\.record_time = g\.record_time/,
+    "AND g.record_time IS NOT NULL",
+  ]),
   "I6: keys of other partitions hold up as well": altered("among_parked", [
     /AND m\.partition = \$3\s+AND m\.key_hash/,
     "AND $3::integer IS NOT NULL AND m.key_hash",
@@ -134,6 +138,11 @@ export const brokenParking = {
     /AND token = \$2/,
     "AND $2::uuid IS NOT NULL",
   ]),
+  "I6: a turn that is settled without an error loses the last one": altered(
+    "settle_parked",
+    [/coalesce\(\$6, error_code\)/, "$6"],
+    [/coalesce\(\$7, error\)/, "$7"],
+  ),
   "I6: a redrive keeps the attempts that were spent": altered("redrive", [
     /attempts = 0/,
     "attempts = m.attempts",
@@ -186,6 +195,7 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
     "I6 a key is held whatever the state of its message: waiting, retrying, dead",
     "I6 a message without a key holds up nothing, one with an empty key its own",
     "I6 a record whose own position is parked is a duplicate, with or without an id, also in a replay",
+    "I6 another record at the offset of a parked one is no duplicate of it, and is parked beside it",
     "I6 a record below the position is done, also where its own position is parked",
     "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
     "I6 a key is held until its last parked message is gone, and from the next one on again",
@@ -195,6 +205,9 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   ],
   "I6: what is parked itself is new to a chunk": [
     "I6 a record whose own position is parked is a duplicate, with or without an id, also in a replay",
+  ],
+  "I6: another record at the place of a parked one is a duplicate": [
+    "I6 another record at the offset of a parked one is no duplicate of it, and is parked beside it",
   ],
   "I6: keys of other partitions hold up as well": [
     "I6 a parked message holds up its own partition, for its own consumer",
@@ -210,6 +223,7 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
     "I6 a key is held whatever the state of its message: waiting, retrying, dead",
     "I6 a message without a key holds up nothing, one with an empty key its own",
     "I6 a record whose own position is parked is a duplicate, with or without an id, also in a replay",
+    "I6 another record at the offset of a parked one is no duplicate of it, and is parked beside it",
     "I6 a record below the position is done, also where its own position is parked",
     "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
     "I6 a key is held until its last parked message is gone, and from the next one on again",
@@ -241,7 +255,6 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   "I6: any message of a key is taken": [
     "I6 of a key only the earliest is taken, whatever the order of parking and its state",
     "I6 a key is tried in order of offset to its last message, each when the one before is gone",
-    "I6 of processes that take at once each message goes to one, and of a key one message",
     "I6 while an open turn has the first of a key locked, neither it nor the second is taken",
     "I6 a skip deletes for good, and the next message of the key is the first",
   ],
@@ -262,7 +275,6 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   "I6: a lease is not waited for": [
     "I6 what is due is taken, of the topics asked for, those due first first, so many at most",
     "I6 of a key only the earliest is taken, whatever the order of parking and its state",
-    "I6 of processes that take at once each message goes to one, and of a key one message",
     "I6 while an open turn has the first of a key locked, neither it nor the second is taken",
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
     "I6 a skip deletes for good, and the next message of the key is the first",
@@ -326,6 +338,9 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   "I6: a turn is settled under any token": [
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
     "I6 the token fences a turn: with the right id and another token nothing is done",
+  ],
+  "I6: a turn that is settled without an error loses the last one": [
+    "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",
   ],
   "I6: a redrive keeps the attempts that were spent": [
     "I6 a redrive makes messages due now, with no attempts spent and their error kept",

@@ -35,7 +35,7 @@ function altered(
 }
 
 /** Whether a row is the first of its key, as two statements ask it. */
-const head = /AND NOT EXISTS \([\s\S]*?< (?:\([^)]*\)|[^)]*)\)/;
+const head = /AND NOT EXISTS \([\s\S]*?< \([^)]*\)\)/;
 
 const endsCount =
   /stalled_claims = 0, trying_offset = NULL, trying_claims = 0, trying_epoch = NULL/;
@@ -69,6 +69,10 @@ export const brokenNativeParking = {
   ]),
   "I6: what is parked holds nothing up": altered("keyParked", [/LIMIT 1/, "LIMIT 0"]),
   "I6: what is parked itself is new to a chunk": altered("offsetParked", [/$/, " LIMIT 0"]),
+  "I6: another record at the place of a parked one is a duplicate": altered("offsetParked", [
+    /record_time = \?/,
+    "? IS NOT NULL",
+  ]),
   "I6: keys of other partitions hold up as well": altered("keyParked", [
     /partition = \?/,
     "? IS NOT NULL",
@@ -122,6 +126,11 @@ export const brokenNativeParking = {
     /token = @token/,
     "@token IS NOT NULL",
   ]),
+  "I6: a turn that is settled without an error loses the last one": altered(
+    "settle",
+    [/coalesce\(@code, error_code\)/, "@code"],
+    [/coalesce\(@error, error\)/, "@error"],
+  ),
   "I6: a redrive keeps the attempts that were spent": altered("redrive", [/attempts = 0, /, ""]),
   "I6: what is redriven is not due": altered("redrive", [
     /next_attempt_at = /,
@@ -173,12 +182,16 @@ export const noticedNativeParking: Readonly<
     "I6 a key is held whatever the state of its message: waiting, retrying, dead",
     "I6 a message without a key holds up nothing, one with an empty key its own",
     "I6 a record whose own position is parked is a duplicate, with or without an id, also in a replay",
+    "I6 another record at the offset of a parked one is no duplicate of it, and is parked beside it",
     "I6 a record below the position is done, also where its own position is parked",
     "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
     "I6 a key is held until its last parked message is gone, and from the next one on again",
   ],
   "I6: what is parked itself is new to a chunk": [
     "I6 a record whose own position is parked is a duplicate, with or without an id, also in a replay",
+  ],
+  "I6: another record at the place of a parked one is a duplicate": [
+    "I6 another record at the offset of a parked one is no duplicate of it, and is parked beside it",
   ],
   "I6: keys of other partitions hold up as well": [
     "I6 a parked message holds up its own partition, for its own consumer",
@@ -189,6 +202,7 @@ export const noticedNativeParking: Readonly<
     "I6 a key is held whatever the state of its message: waiting, retrying, dead",
     "I6 a message without a key holds up nothing, one with an empty key its own",
     "I6 a record whose own position is parked is a duplicate, with or without an id, also in a replay",
+    "I6 another record at the offset of a parked one is no duplicate of it, and is parked beside it",
     "I6 a record below the position is done, also where its own position is parked",
     "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
     "I6 a key is held until its last parked message is gone, and from the next one on again",
@@ -199,6 +213,7 @@ export const noticedNativeParking: Readonly<
     "I6 a key is held whatever the state of its message: waiting, retrying, dead",
     "I6 a message without a key holds up nothing, one with an empty key its own",
     "I6 a record whose own position is parked is a duplicate, with or without an id, also in a replay",
+    "I6 another record at the offset of a parked one is no duplicate of it, and is parked beside it",
     "I6 a record below the position is done, also where its own position is parked",
     "I6 only what would be new is held: what is done, a duplicate or a conflict stays so",
     "I6 a key is held until its last parked message is gone, and from the next one on again",
@@ -266,6 +281,9 @@ export const noticedNativeParking: Readonly<
   "I6: a turn is settled under any token": [
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
     "I6 the token fences a turn: with the right id and another token nothing is done",
+  ],
+  "I6: a turn that is settled without an error loses the last one": [
+    "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",
   ],
   "I6: a redrive keeps the attempts that were spent": [
     "I6 a redrive makes messages due now, with no attempts spent and their error kept",

@@ -17,6 +17,7 @@ import { type PostgresVariant, postgresUnderTest } from "./postgres-under-test.t
 const byChance = [
   "I3 chunks with the same ids in opposite orders never deadlock, and each id is new once",
   "I3 recordIds in opposite orders at once never deadlocks, and each id is new once",
+  "I6 of processes that take at once each message goes to one, and of a key one message",
   "O3 beside many writers no committed row is missed or read twice, and order per key holds",
 ];
 
