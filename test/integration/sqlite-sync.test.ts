@@ -8,10 +8,13 @@ import {
   createOutbox,
   defineTopic,
   type LogMark,
+  type OnceboxEvent,
   type PartitionClaim,
+  type SyncConsumer,
   text,
 } from "@oncebox/core";
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
+import { manualClock, memoryBroker } from "@oncebox/testing";
 import Database from "better-sqlite3";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { effectsOf, openDatabase, temporaryFolder } from "../conformance/sqlite-knex-under-test.ts";
@@ -228,4 +231,78 @@ test("integers are read as they are, whatever the connection's default is", asyn
   const next = 2n ** 53n + 1n;
   storage.chunkSync(claim, [], () => ({ nextOffset: next, mark }));
   expect((await storage.positions("billing")).positions[0]?.nextOffset).toBe(next);
+});
+
+/** A consumer on a broker in memory, whose time the test moves, and what it was told. */
+async function consuming(
+  handle: (consumer: SyncConsumer<Database.Database>) => void,
+  messages: readonly { readonly key: string | null; readonly value: string }[],
+) {
+  const clock = manualClock();
+  const broker = memoryBroker({ clock });
+  broker.admin.createTopic("orders");
+  const storage = sqliteStorage({ database });
+  const events: OnceboxEvent[] = [];
+  const observer = (event: OnceboxEvent) => events.push(event);
+  const consumer = createConsumer({ name: "billing", storage, broker, clock, observer });
+  handle(consumer);
+  broker.admin.produce("orders", 0, messages);
+  const starting = consumer.start();
+  const until = (done: () => boolean) => clock.runUntil(done);
+  let started = false;
+  starting.then(() => {
+    started = true;
+  });
+  await until(() => started);
+  const effects = () => effectsOf(database).length;
+  return { storage, broker, events, until, effects, consumer };
+}
+
+test("a message that fails is parked with those of its key, and tried again beside, in order", async () => {
+  // Guards: the form of chunk and turn in one call (parkedSync).
+  let broken = true;
+  const { until, events } = await consuming(
+    (consumer) =>
+      consumer.handle(
+        orders,
+        ({ value }, tx) => {
+          insert(tx, value);
+          if (value === "a1" && broken) throw new Error("no");
+        },
+        { retry: { localAttemptsMax: 2 } },
+      ),
+    [
+      { key: "a", value: "a1" },
+      { key: "b", value: "b1" },
+      { key: "a", value: "a2" },
+    ],
+  );
+  await until(() => events.some(({ type }) => type === "inbox.redrive-failed"));
+  expect(effectsOf(database)).toEqual(["b1"]);
+  broken = false;
+  await until(() => effectsOf(database).length === 3);
+  expect(effectsOf(database)).toEqual(["b1", "a1", "a2"]);
+});
+
+test("a batch is one call; a turn of it is a batch of one", async () => {
+  const sizes: number[] = [];
+  const { until } = await consuming(
+    (consumer) =>
+      consumer.handleBatch(
+        orders,
+        (messages, tx, { of, attempt }) => {
+          sizes.push(messages.length);
+          for (const message of messages) {
+            expect(of(message)).toBe(of(message));
+            insert(tx, message.value);
+          }
+          if (attempt < 4 && messages.some(({ value }) => value === "bad")) throw new Error("no");
+        },
+        { retry: { localAttemptsMax: 2 } },
+      ),
+    ["a", "b", "bad", "c"].map((value) => ({ key: null, value })),
+  );
+  await until(() => effectsOf(database).length === 4);
+  expect(effectsOf(database)).toEqual(["a", "b", "c", "bad"]);
+  expect([sizes[0], sizes.at(-1)]).toEqual([4, 1]);
 });
