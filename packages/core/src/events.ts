@@ -109,6 +109,13 @@ export type OnceboxEvent =
       readonly afterMs: number;
       readonly error: OnceboxError;
     })
+  /** Another process tries the parked message by now, or it is gone: this try had no effect. */
+  | (AtPartition & {
+      readonly type: "inbox.redrive-fenced";
+      readonly id: bigint;
+      readonly offset: bigint;
+      readonly attempts: number;
+    })
   /** The database was in trouble under the redrive worker, which goes on by itself. Spends no attempt. */
   | {
       readonly type: "inbox.redrive-troubled";

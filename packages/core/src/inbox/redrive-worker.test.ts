@@ -116,10 +116,18 @@ describe("the redrive worker", () => {
     });
   });
 
-  it("writes nothing of a turn that another has", async () => {
-    const { settlements } = scene([turnOf(6)], [{ kind: "fenced" }]);
+  it("writes nothing of a turn that another has, and says so", async () => {
+    const { settlements, events } = scene([turnOf(6)], [{ kind: "fenced" }]);
     await settled();
     expect(settlements).toEqual([]);
+    expect(events).toMatchObject([{ type: "inbox.redrive-fenced", offset: 7n }]);
+  });
+
+  it("does not tell of a failure that could not be written, because another has the turn", async () => {
+    // Guards: an event with a state that stands in no row.
+    const { events } = scene([turnOf(6)], [failed()], ["orders"], [false]);
+    await settled();
+    expect(events).toMatchObject([{ type: "inbox.redrive-fenced" }]);
   });
 
   it("takes the attempt back where the outcome is unknown or a stop cut it off", async () => {

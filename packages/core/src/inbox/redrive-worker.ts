@@ -121,8 +121,8 @@ async function tryTurn(
     outcome = { kind: "failed", error: troubleOf(turn, outcome.error) };
   }
   const settled = settlement(policy, turn, outcome, met.times, clock.random());
-  tell(context, turn, outcome, settled);
-  if (settled !== null) await settle(context, turn, settled, stopping);
+  const held = settled === null || (await settle(context, turn, settled, stopping));
+  tell(context, turn, held ? outcome : { kind: "fenced" }, settled);
 }
 
 /** Of one message, in a row, of one kind. */
@@ -137,22 +137,24 @@ function troublesAfter(before: Troubles, outcome: ParkedOutcomeOfRun): Troubles 
   return { kind, times: before.kind === kind ? before.times + 1 : 1 };
 }
 
-/** Until the database has it: else an outage under the handler would spend an attempt after all. */
+/**
+ * Until the database has it: else an outage under the handler would spend an attempt after all. False
+ * where another has the turn.
+ */
 async function settle(
   { storage, clock, observe, consumer }: RedriveContext,
   turn: ParkedTurn,
   settled: ParkedOutcome,
   stopping: AbortSignal,
-): Promise<void> {
+): Promise<boolean> {
   for (let tries = 1; ; tries += 1) {
     try {
-      await storage.settleParked(turn, settled);
-      return;
+      return await storage.settleParked(turn, settled);
     } catch (error) {
       const waitMs = backoffMs(backoffs.global, tries, clock.random());
       observe({ type: "inbox.redrive-troubled", consumer, waitMs, error });
       // Its lease runs out, and the attempt counts.
-      if (stopping.aborted) return;
+      if (stopping.aborted) return true;
       await clock.sleep(waitMs, stopping);
     }
   }
@@ -194,6 +196,7 @@ function tell(
   const { consumer, topic, partition, id, attempts, record } = turn;
   const at = { consumer, topic, partition, id, offset: record.offset, attempts };
   if (outcome.kind === "committed") observe({ ...at, type: "inbox.redriven" });
+  else if (outcome.kind === "fenced") observe({ ...at, type: "inbox.redrive-fenced" });
   else if (outcome.kind === "failed" && settled !== null) {
     const { state, afterMs } = settled;
     observe({ ...at, type: "inbox.redrive-failed", state, afterMs, error: outcome.error });
