@@ -247,13 +247,13 @@ async function consuming(
   const consumer = createConsumer({ name: "billing", storage, broker, clock, observer });
   handle(consumer);
   broker.admin.produce("orders", 0, messages);
-  const starting = consumer.start();
   const until = (done: () => boolean) => clock.runUntil(done);
   let started = false;
-  starting.then(() => {
+  const starting = consumer.start().finally(() => {
     started = true;
   });
   await until(() => started);
+  await starting;
   const effects = () => effectsOf(database).length;
   return { storage, broker, events, until, effects, consumer };
 }
