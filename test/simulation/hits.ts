@@ -27,6 +27,12 @@ const stepOfVerb: Readonly<Record<string, Step>> = {
   lease: "lease",
   read: "read",
   settle: "settle",
+  "note-claim": "note-claim",
+  probe: "probe",
+  park: "park",
+  "take-parked": "take-parked",
+  "open-parked": "open-parked",
+  "settle-parked": "settle-parked",
 };
 
 export class Hits {
@@ -34,7 +40,7 @@ export class Hits {
   readonly #workers: readonly Worker[];
   readonly #armed: StepFault[] = [];
   readonly #senders = new WeakMap<OutgoingRecord, number>();
-  readonly #fired: (cell: string) => void;
+  readonly #fired: (cell: string, ms: number) => void;
   /** When the last record that was held back will have been stored. */
   quietAt = 0;
 
@@ -42,7 +48,7 @@ export class Hits {
     world: World,
     workers: readonly Worker[],
     manners: Manners,
-    fired: (cell: string) => void,
+    fired: (cell: string, ms: number) => void,
   ) {
     this.#world = world;
     this.#workers = workers;
@@ -75,7 +81,8 @@ export class Hits {
     this.#world.verbs.set(connection, verb);
     this.#world.clients.set(connection, client);
     this.#world.trace.note(client, verb);
-    const step = stepOfVerb[verb];
+    if (verb === "open-parked") this.#world.turns.add(connection);
+    const step = this.#stepOf(verb, connection);
     const worker = this.#workerOf(client);
     const fault = step === undefined || worker === null ? null : this.#take(step, worker.place);
     if (fault === null || worker === null) return null;
@@ -104,6 +111,14 @@ export class Hits {
     }
   }
 
+  #stepOf(verb: string, connection: string): Step | undefined {
+    const step = stepOfVerb[verb];
+    if (step === "handle" && this.#world.turns.has(connection)) return "handle-parked";
+    // Whoever looks for parked messages finds none, most of the time.
+    if (step === "take-parked" && this.#world.rowsOf("parked").length === 0) return undefined;
+    return step;
+  }
+
   #commit({ client, connection }: StatementSeen) {
     this.#world.trace.note(client, "commit");
     if (client === applicationName) {
@@ -111,8 +126,10 @@ export class Hits {
       return lost === null ? null : this.#broken(lost);
     }
     const worker = this.#workerOf(client);
-    if (worker === null || this.#world.verbs.get(connection) !== "advance") return null;
-    const fault = this.#take("commit", worker.place);
+    const isTurn = this.#world.turns.has(connection);
+    const moves = this.#world.verbs.get(connection) === "advance";
+    if (worker === null || (!isTurn && !moves)) return null;
+    const fault = this.#take(isTurn ? "commit-parked" : "commit", worker.place);
     if (fault === null) return null;
     if (fault.act === "kill-before" || fault.act === "kill-after") {
       worker.kill(fault.ms);
@@ -219,7 +236,7 @@ export class Hits {
     );
     const [fault] = at < 0 ? [] : this.#armed.splice(at, 1);
     if (fault === undefined) return null;
-    this.#fired(`${step}/${fault.act}`);
+    this.#fired(`${step}/${fault.act}`, fault.ms);
     this.#world.trace.note("fault", `${step}/${fault.act} w${fault.worker} ${fault.ms}`);
     return fault;
   }

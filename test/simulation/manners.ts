@@ -23,12 +23,16 @@ export const manners = {
   earlyEnd: "chunks that count as committed although a handler ended their transaction",
   hastyCut: "chunks cut off although the stop had time left",
   crowdedRetry: "messages that had failed, tried again in a chunk with others",
+  falseAlarm: "partitions at which processes are said to have died, and none has",
+  shiftingIds: "messages of which another try derived other ids",
   strayPublish: "messages sent by a relay that does not hold their lane",
   overlappingSends: "batches sent while another one of the same producer was under way",
 } as const;
 
 const encoder = new TextEncoder();
 const noKey = new Uint8Array();
+/** After trouble, until all have said what they have to. */
+const aftermathMs = 10_000;
 
 export class Manners {
   readonly found: { readonly [K in keyof typeof manners]: string[] } = {
@@ -39,6 +43,8 @@ export class Manners {
     earlyEnd: [],
     hastyCut: [],
     crowdedRetry: [],
+    falseAlarm: [],
+    shiftingIds: [],
     strayPublish: [],
     overlappingSends: [],
   };
@@ -48,7 +54,13 @@ export class Manners {
   readonly #relays = new Map<string, string>();
 
   /** Who took each claim, by its token. */
-  readonly #holders = new Map<string, string | null>();
+  readonly holders = new Map<string, string | null>();
+  /** What the first try of a message has derived. */
+  readonly #derived = new Map<string, string>();
+  /** Until when somebody may not have said that it lives. */
+  #silentUntil = -1;
+  /** When a partition's position moved last. */
+  readonly #movedAt = new Map<number, number>();
   /** By worker and partition. */
   readonly #claimedAt = new Map<string, number>();
   readonly #leavingAt = new Map<string, number>();
@@ -69,6 +81,26 @@ export class Manners {
     this.#leavingAt.set(worker, this.#world.clock.now());
   }
 
+  /** A process, or the database, is in trouble for so long: what it has to say may be lost. */
+  troubled(ms: number): void {
+    const until = this.#world.clock.now() + ms + aftermathMs;
+    this.#silentUntil = Math.max(this.#silentUntil, until);
+  }
+
+  /** A run of a handler has derived these ids from its message. */
+  derived(message: string, ids: readonly string[]): void {
+    const text = ids.join(" ");
+    const before = this.#derived.get(message) ?? text;
+    this.#derived.set(message, before);
+    if (before !== text) this.found.shiftingIds.push(`${message}: ${text}, before ${before}`);
+  }
+
+  #stalled(worker: string, partition: number, claims: number): void {
+    // Counted since the position moved last.
+    if ((this.#movedAt.get(partition) ?? 0) < this.#silentUntil) return;
+    this.found.falseAlarm.push(`${partition} by ${worker}: ${claims} claims`);
+  }
+
   endingEarly(worker: string, partition: number): void {
     this.#endedEarly.add(`${worker} ${partition}`);
   }
@@ -87,7 +119,7 @@ export class Manners {
     if (code !== "position-rewound") return;
     if (this.#claimedAt.get(`${worker} ${partition}`) === this.#world.clock.now()) return;
     const token = this.#world.committed().get(partition)?.token ?? null;
-    const holder = token === null ? null : this.#holders.get(token);
+    const holder = token === null ? null : this.holders.get(token);
     if (holder !== worker)
       this.found.strayOpen.push(`${partition} by ${worker}, held by ${holder}`);
   }
@@ -104,9 +136,11 @@ export class Manners {
   }
 
   #moved({ partition, token, nextOffset }: StoredPosition, client: string | null): void {
+    const before = this.#world.committed().get(partition)?.nextOffset;
+    if (before !== nextOffset) this.#movedAt.set(partition, this.#world.clock.now());
     if (token === null) return;
-    const holder = this.#holders.get(token);
-    if (holder === undefined) this.#holders.set(token, client);
+    const holder = this.holders.get(token);
+    if (holder === undefined) this.holders.set(token, client);
     else if (holder !== client) {
       const text = `${partition} to ${nextOffset} by ${client}, claimed by ${holder}`;
       this.found.strayCommit.push(text);
@@ -137,6 +171,8 @@ export class Manners {
       const at = this.#leavingAt.get(worker);
       if (at === this.#world.clock.now())
         this.found.hastyCut.push(`${event.partition} by ${worker}`);
+    } else if (event.type === "inbox.claims-stalled") {
+      this.#stalled(worker, event.partition, event.claims);
     } else if (event.type === "outbox.lanes-held") this.#relays.set(worker, event.relay);
   }
 

@@ -15,8 +15,15 @@ export const databaseSteps = [
   "lease",
   "read",
   "settle",
+  "note-claim",
+  "probe",
+  "park",
+  "take-parked",
+  "open-parked",
+  "handle-parked",
+  "settle-parked",
 ] as const;
-export const commitSteps = ["commit", "app-commit"] as const;
+export const commitSteps = ["commit", "commit-parked", "app-commit"] as const;
 export const brokerSteps = ["batch", "group-commit", "publish"] as const;
 export type Step =
   | (typeof databaseSteps)[number]
@@ -57,7 +64,15 @@ export const actsAt: Readonly<Record<Step, readonly StepAct[]>> = {
   lease: [...processActs, "request-lost", "reply-lost", "unavailable"],
   read: [...processActs, "request-lost", "reply-lost"],
   settle: [...processActs, "request-lost", "reply-lost", "deadlock"],
+  "note-claim": [...processActs, "request-lost", "reply-lost"],
+  probe: [...processActs, "request-lost", "reply-lost", "unavailable"],
+  park: [...processActs, "request-lost", "reply-lost", "deadlock"],
+  "take-parked": [...processActs, "request-lost", "reply-lost", "unavailable"],
+  "open-parked": [...processActs, "request-lost", "reply-lost", "deadlock", "lock-timeout"],
+  "handle-parked": [...processActs, "request-lost", "reply-lost", "deadlock", "lock-timeout"],
+  "settle-parked": [...processActs, "request-lost", "reply-lost", "unavailable"],
   commit: [...processActs, "request-lost", "reply-lost", "late"],
+  "commit-parked": [...processActs, "request-lost", "reply-lost", "late"],
   "app-commit": ["request-lost", "reply-lost", "late"],
   batch: ["kill-before", "freeze-before", "stale", "twice", "lost", "late", "ahead"],
   "group-commit": ["kill-before", "freeze-before", "lost", "reply-lost", "accepted"],
@@ -132,8 +147,18 @@ export interface Plan {
   readonly repeats: number;
   /** Share of messages written in a transaction, half of which are aborted. */
   readonly transactional: number;
-  /** Share of messages whose handler throws once or twice before it passes. */
+  /** Share of messages whose handler throws: for a while, or until it is mended. */
   readonly failing: number;
+  /** Share of messages whose handler ends its process. */
+  readonly killing: number;
+  /** Share of messages whose handler works behind a savepoint. */
+  readonly savepoints: number;
+  readonly onFailure: "park" | "block";
+  readonly ordering: "partition" | "key";
+  readonly localAttemptsMax: number;
+  readonly attemptsMax: number;
+  /** Whether the operator also acts on what is not dead yet. */
+  readonly impatient: boolean;
   /** Share of messages whose handler swallows the error of a failed statement. */
   readonly swallowing: number;
   /** Share of messages whose handler commits its transaction behind our back, once. */
@@ -178,6 +203,36 @@ const hidesReplacement: ReadonlySet<TimedAct> = new Set([
 export const keysMax = 6;
 export const partitionsMax = 3;
 
+/** Steps that are taken where something is parked only. */
+export const parkedSteps: ReadonlySet<Step> = new Set([
+  ...(["probe", "park", "take-parked", "open-parked"] as const),
+  ...(["handle-parked", "settle-parked", "commit-parked"] as const),
+]);
+
+/** Where a process knows of a turn, or is about to, and has not begun it. */
+const turnSteps: ReadonlySet<Step> = new Set(["take-parked", "open-parked"]);
+/** Of a turn: the time of a handler and a margin. */
+const leaseMs = 7_000;
+
+interface Dice {
+  readonly chance: (share: number) => boolean;
+  readonly pick: <T>(list: readonly T[]) => T;
+}
+
+/** How a plan's handlers run, and what becomes of messages that fail. */
+function parkingOf({ failing }: Pick<Plan, "failing">, { chance, pick }: Dice) {
+  const onFailure = chance(0.85) ? ("park" as const) : ("block" as const);
+  const ordering = chance(0.35) ? ("key" as const) : ("partition" as const);
+  return {
+    ...{ onFailure, ordering },
+    killing: chance(failing > 0 ? 0.2 : 0.1) ? 0.05 : 0,
+    savepoints: ordering === "key" && chance(0.4) ? 0.15 : 0,
+    localAttemptsMax: pick([1, 2, 3]),
+    attemptsMax: pick([2, 4, 6]),
+    impatient: chance(0.3),
+  };
+}
+
 export function planOf(seed: number): Plan {
   const { random } = manualClock({ seed });
   const whole = (from: number, to: number) => from + Math.floor(random() * (to - from + 1));
@@ -196,7 +251,7 @@ export function planOf(seed: number): Plan {
     batchRecordsMax: pick([1, 4, 50]),
     repeats: source === "log" && ids && chance(0.5) ? 0.2 : 0,
     transactional: source === "log" && chance(0.5) ? 0.4 : 0,
-    failing: chance(0.3) ? 0.1 : 0,
+    failing: chance(0.5) ? 0.15 : 0,
     swallowing: chance(0.2) ? 0.05 : 0,
     // Without an id nobody can tell what such a handler has committed (inbox.md, B8).
     committing: ids && chance(0.2) ? 0.1 : 0,
@@ -213,14 +268,25 @@ export function planOf(seed: number): Plan {
       (act !== "restore" || !settings.publishing),
   );
   if (timed.includes("restore")) timed.push("restore", "restore");
+  const parking = parkingOf(settings, { chance, pick });
+  const parks = settings.failing > 0 && parking.onFailure === "park";
   const steps = (Object.keys(actsAt) as Step[]).filter(
-    (step) => chance(0.6) && (source === "outbox" || step !== "app-commit"),
+    (step) =>
+      // What needs something parked, where something is: and then often.
+      chance(parkedSteps.has(step) ? 0.9 : 0.6) &&
+      (source === "outbox" || step !== "app-commit") &&
+      (parks || !parkedSteps.has(step)),
   );
+  // Most runs come to these seldom.
+  steps.push(...steps.filter((step) => parkedSteps.has(step)));
   const drawn = Array.from({ length: whole(4, 14) }, (): Fault => {
     const common = { at: whole(0, spanMs), worker: whole(0, workers - 1), ms: whole(1, 9_000) };
     if (steps.length > 0 && (timed.length === 0 || chance(0.65))) {
       const step = pick(steps);
-      return { ...common, step, act: pick(actsAt[step]) };
+      const act = pick(actsAt[step]);
+      // Long enough for another process to take the same message.
+      const isLong = act.startsWith("freeze") && turnSteps.has(step);
+      return { ...common, ms: common.ms + (isLong ? leaseMs : 0), step, act };
     }
     return { ...common, step: null, act: timed.length > 0 ? pick(timed) : "kill" };
   });
@@ -230,7 +296,7 @@ export function planOf(seed: number): Plan {
   // Below a position that a seek left, an early commit is taken for the time before (decision 0019).
   const sought = faults.some(({ act }) => needsIds.has(act as TimedAct));
   return {
-    ...{ ...settings, hanging },
+    ...{ ...settings, ...parking, hanging },
     committing: sought ? 0 : settings.committing,
     transactional: replaced ? 0 : settings.transactional,
     faults: faults.sort((a, b) => a.at - b.at),

@@ -1,16 +1,19 @@
 // Owns the course of one run: servers, processes, faults, then healing, then the time to get
 // everything done, then the judgement. The plan decides all of it; the same plan does the same.
 
-import { type BrokerProducer, createOperator } from "@oncebox/core";
-import { memoryStorage } from "@oncebox/testing";
+import type { BrokerProducer, ParkedTurn } from "@oncebox/core";
+import type { MemoryTx } from "@oncebox/testing";
 import { Happenings } from "./happenings.ts";
 import { Hits } from "./hits.ts";
 import { Manners } from "./manners.ts";
+import { Operations } from "./operations.ts";
+import { ParkedWatch } from "./parked.ts";
 import type { Fault, Plan, Step, TimedAct } from "./plan.ts";
+import { Quirks } from "./quirks.ts";
 import { Sources } from "./sources.ts";
 import { type Findings, judge, Witness } from "./verdict.ts";
-import { type Quirk, Worker } from "./worker.ts";
-import { consumerName, orders, World } from "./world.ts";
+import { Worker } from "./worker.ts";
+import { World } from "./world.ts";
 
 export interface Outcome {
   readonly seed: number;
@@ -34,10 +37,18 @@ const reserve: readonly TimedAct[] = ["rebalance", "database-cut", "kill"];
 const faultsMin = 3;
 /** A plan with little in it goes on for longer. */
 const stepsMin = 200;
+/** What does not keep a process from saying to the database that it lives. */
+const ofKafka: ReadonlySet<string> = new Set([
+  ...["rebalance", "expel", "mute", "crash", "kafka-outage", "network-cut", "network-down"],
+  ...["trouble", "new-leader", "leave", "pause", "retention", "compaction", "wake-ups-lost"],
+  ...["hanging-transaction"],
+]);
 const livenessTicks = 600;
 const followTicks = 40;
 const stopTicks = 40;
-const seekEveryTicks = 4;
+const actEveryTicks = 4;
+/** Of a process that ended, until another one knows. */
+const endedMs = 10_000;
 
 export async function simulate(plan: Plan, options: SimulateOptions = {}): Promise<Outcome> {
   const run = new Run(plan, options.sink ?? null);
@@ -61,12 +72,11 @@ class Run {
   readonly #sources: Sources;
   readonly #hits: Hits;
   readonly #happenings: Happenings;
-  readonly #quirks = new Map<string, Quirk>();
+  readonly #quirks: Quirks;
+  readonly #parked: ParkedWatch;
+  readonly #operations: Operations;
   /** What found nothing to do it to yet. */
   readonly #early: Fault[] = [];
-  /** Partitions that wait for a person. */
-  readonly #waiting = new Set<number>();
-  readonly #operator;
 
   constructor(plan: Plan, sink: ((line: string) => void) | null) {
     this.#plan = plan;
@@ -74,20 +84,40 @@ class Run {
     this.world = world;
     this.#sources = new Sources(world);
     this.#manners = new Manners(world);
+    this.#quirks = new Quirks(plan, world.clock.random);
+    this.#parked = new ParkedWatch(world);
     const listener = {
       event: (worker: string, event: Parameters<Witness["event"]>[1]) => {
         world.trace.event(worker, event);
+        if (event.type === "inbox.blocked") {
+          const at = `${event.partition}@${event.offset}`;
+          world.blocked.set(at, (world.blocked.get(at) ?? 0) + 1);
+        }
         this.#witness.event(worker, event);
         this.#manners.event(worker, event);
-        if (event.type === "inbox.displaced" && event.paused) this.#waiting.add(event.partition);
+        this.#operations.event(event);
       },
-      quirk: (id: string) => this.#quirkOf(id),
+      quirk: (id: string) => this.#quirks.of(id),
+      failing: (tx: MemoryTx) => this.#parked.failing(tx),
+      killing: (_: string, id: string) => this.#parked.killing(id),
+      derived: (id: string, ids: readonly string[]) => this.#manners.derived(id, ids),
+      ending: (worker: string) => {
+        this.#manners.troubled(endedMs);
+        this.#parked.ending(worker, this.#manners.holders);
+      },
+      opening: (worker: string, turn: ParkedTurn) => {
+        this.#witness.opening(worker, turn);
+        this.#parked.opening(turn);
+      },
+      opened: (...turn: Parameters<ParkedWatch["opened"]>) => this.#parked.opened(...turn),
       broke: (error: unknown) => this.#witness.broke(error),
       publishing: (records: Parameters<Hits["publishing"]>[0], place: number) =>
         this.#hits.publishing(records, place),
       leaving: (worker: string) => this.#manners.leaving(worker),
-      endingEarly: (worker: string, partition: number) =>
-        this.#manners.endingEarly(worker, partition),
+      endingEarly: (worker: string, partition: number, tx: MemoryTx) => {
+        // That of a parked message is no chunk's.
+        if (!this.#parked.isTurn(tx)) this.#manners.endingEarly(worker, partition);
+      },
       watched: (worker: string, producer: BrokerProducer) =>
         this.#manners.watched(worker, producer),
     };
@@ -95,11 +125,15 @@ class Run {
       { length: plan.workers },
       (_, place) => new Worker(place, world, listener),
     );
-    this.#hits = new Hits(world, this.#workers, this.#manners, (cell) => this.fired.push(cell));
+    this.#hits = new Hits(world, this.#workers, this.#manners, (cell, ms) => {
+      this.fired.push(cell);
+      if (!/^(batch|group-commit|publish)/.test(cell)) this.#manners.troubled(ms);
+    });
     this.#happenings = new Happenings(world, this.#workers);
-    const { database, outside } = world;
-    const storage = memoryStorage({ database, name: "operator" });
-    this.#operator = createOperator({ storage, broker: outside, actor: "simulator" });
+    this.#operations = new Operations(world, {
+      ...{ workers: this.#workers, happenings: this.#happenings },
+      ...{ quirks: this.#quirks, parked: this.#parked },
+    });
   }
 
   async whole(): Promise<Findings> {
@@ -109,12 +143,15 @@ class Run {
     this.#hits.disarm();
     this.#early.length = 0;
     this.#happenings.heal();
+    this.#quirks.heal();
+    this.#operations.heal();
     await this.#liveness();
     await this.#stop();
     return judge(this.world, this.#witness, {
       sources: this.#sources,
       happenings: this.#happenings,
       manners: this.#manners,
+      parked: this.#parked,
     });
   }
 
@@ -144,6 +181,7 @@ class Run {
       this.#hits.arm(fault as Fault & { readonly step: Step });
       return;
     }
+    if (!ofKafka.has(fault.act)) this.#manners.troubled(fault.ms);
     const busy = this.world.database.openTransactions() > 0 ? "busy" : "idle";
     if (this.#happenings.act(fault as Fault & { readonly act: TimedAct })) {
       this.fired.push(`${fault.act}/${busy}`);
@@ -154,29 +192,7 @@ class Run {
     this.#happenings.tick();
     for (const fault of this.#early.splice(0)) this.#fault(fault);
     this.#witness.compare(this.world, this.#happenings.moved);
-    if (tick % seekEveryTicks === 0) this.#repair();
-  }
-
-  /** What a person does about partitions whose position was lost. */
-  #repair(): void {
-    // An operator's seek may have been undone by a restore: the status says so still.
-    for (const worker of this.#workers) for (const at of worker.displaced) this.#waiting.add(at);
-    for (const partition of this.#waiting) {
-      const seeking = this.#operator.seek({
-        ...{ consumer: consumerName, topic: orders.name, partitions: [partition] },
-        ...{ to: "earliest", replay: false, reason: "the log has lost records" },
-      });
-      seeking.then(
-        () => {
-          this.#waiting.delete(partition);
-          this.world.forgetPositions(partition);
-          this.#happenings.moved.add(partition);
-          this.world.trace.note("operator", `seek ${partition}`);
-        },
-        // The database or Kafka is away: tried again.
-        () => undefined,
-      );
-    }
+    if (tick % actEveryTicks === 0) this.#operations.act();
   }
 
   async #liveness(): Promise<void> {
@@ -188,13 +204,14 @@ class Run {
     for (let tick = 1; tick <= followTicks && !this.#followed(); tick += 1) {
       await this.world.clock.advance(tickMs);
     }
+    this.#parked.ended();
     this.#witness.running(this.#workers);
     this.#witness.compare(this.world, new Set());
   }
 
   #settled(): boolean {
     const { world } = this;
-    if (!this.#sources.done || this.#waiting.size > 0 || world.outboxRows() > 0) return false;
+    if (!this.#sources.done || !this.#operations.done || world.outboxRows() > 0) return false;
     if (world.clock.now() < this.#hits.quietAt) return false;
     const positions = world.committed();
     for (let partition = 0; partition < this.#plan.partitions; partition += 1) {
@@ -220,22 +237,5 @@ class Run {
     }
     this.#witness.compare(this.world, new Set());
     this.#witness.stopped(this.#workers);
-  }
-
-  /** Drawn once per message, whoever handles it first. */
-  #quirkOf(id: string): Quirk {
-    const known = this.#quirks.get(id);
-    if (known !== undefined) return known;
-    const { failing, swallowing, committing, hanging } = this.#plan;
-    const { random } = this.world.clock;
-    const draw = (share: number, times: number) => (random() < share ? times : 0);
-    const quirk = {
-      throws: draw(failing, 1 + Math.floor(random() * 2)),
-      swallows: draw(swallowing, 1),
-      commits: draw(committing, 1),
-      hangs: draw(hanging, 1),
-    };
-    this.#quirks.set(id, quirk);
-    return quirk;
   }
 }

@@ -6,10 +6,12 @@ import type { SeededBug } from "./seeded-bug.ts";
 import { databaseBugs } from "./seeded-database.ts";
 import { inboxBugs } from "./seeded-inbox.ts";
 import { outboxBugs } from "./seeded-outbox.ts";
+import { parkingBugs } from "./seeded-parking.ts";
 
 export const seededBugs: readonly SeededBug[] = [
   ...databaseBugs,
   ...inboxBugs,
   ...brokerBugs,
   ...outboxBugs,
+  ...parkingBugs,
 ];

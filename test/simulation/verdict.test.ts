@@ -1,165 +1,15 @@
 // What only a simulator can see, each in an outcome made by hand: found there, found alone, and not
 // found in the outcome beside it in which all is well.
 
-import {
-  BrokerError,
-  OnceboxError,
-  type OnceboxEvent,
-  type OutgoingRecord,
-  PositionError,
-} from "@oncebox/core";
-import { memoryStorage } from "@oncebox/testing";
+import { BrokerError, OnceboxError, type OnceboxEvent, PositionError } from "@oncebox/core";
 import { describe, expect, it } from "vitest";
-import { Happenings } from "./happenings.ts";
-import { Hits } from "./hits.ts";
-import { Manners, type manners } from "./manners.ts";
-import { type Plan, planOf } from "./plan.ts";
-import { Sources } from "./sources.ts";
-import { judge, type ownAnomalies, Witness } from "./verdict.ts";
-import { PlannedFailure, Worker } from "./worker.ts";
-import { consumerName, invoices, orders, World } from "./world.ts";
-
-/** Of all processes: the one that holds the partition, and another one. */
-const holder = "w0.1";
-const other = "w1.1";
-const at = { consumer: consumerName, topic: orders.name, partition: 0 };
-const assigned = {
-  ...({ type: "inbox.assigned", consumer: consumerName, assignment: 1 } as const),
-  partitions: [{ topic: orders.name, partition: 0 }],
-};
-const noMark = { topicId: null, leaderEpoch: null, last: null };
-const encoder = new TextEncoder();
-
-class Scene {
-  readonly world: World;
-  readonly witness = new Witness();
-  readonly manners: Manners;
-  readonly happenings: Happenings;
-  readonly #sources: Sources;
-  readonly #storages;
-
-  constructor(change: Partial<Plan>) {
-    const plan = { ...planOf(1), source: "log", partitions: 1, publishing: false, committing: 0 };
-    this.world = new World({ ...plan, ...change } as Plan, null);
-    const { world } = this;
-    this.manners = new Manners(world);
-    const worker = new Worker(0, world, {} as ConstructorParameters<typeof Worker>[2]);
-    this.happenings = new Happenings(world, [worker]);
-    this.#sources = new Sources(world);
-    // What the storages below do is theirs by name.
-    new Hits(world, [], this.manners, () => undefined);
-    const storageOf = (name: string) => memoryStorage({ database: world.database, name });
-    this.#storages = { [holder]: storageOf(holder), [other]: storageOf(other) };
-  }
-
-  /** Time passes until it is done. */
-  async done<R>(work: Promise<R>): Promise<R> {
-    let over = false;
-    const end = () => {
-      over = true;
-    };
-    work.then(end, end);
-    while (!over) await this.world.clock.advance(10);
-    return await work;
-  }
-
-  say(worker: string, event: OnceboxEvent): void {
-    this.witness.event(worker, event);
-    this.manners.event(worker, event);
-  }
-
-  /** A message that lies in the log, and was meant to. */
-  write(number: number) {
-    const order = { id: `m${number}`, key: "k", sequence: number };
-    const record = { key: order.key, value: JSON.stringify(order) };
-    const offset = this.world.outside.admin.produce(orders.name, 0, [record]);
-    this.world.written.push({ ...order, state: "acknowledged" });
-    return { ...order, partition: 0, offset };
-  }
-
-  #claim: Awaited<ReturnType<ReturnType<typeof memoryStorage>["claim"]>> = null;
-
-  /** The first message is written and handled, as it should be. */
-  async begin(): Promise<void> {
-    const start = new Map([[0, 0n]]);
-    const topic = { topic: orders.name, topicId: null, start, added: new Map() };
-    const storage = this.#storages[holder];
-    const registering = { consumer: consumerName, groupId: consumerName, ...topic };
-    await this.done(storage.registerTopic(registering));
-    const { offset, ...order } = this.write(1);
-    this.say(holder, assigned);
-    this.#claim = await this.done(storage.claim({ ...at, owner: holder }, 1_000));
-    this.say(holder, { ...at, type: "inbox.claimed", epoch: 1n, nextOffset: 0n, ms: 1 });
-    this.say(holder, opening(1));
-    await this.advance(holder, 1n);
-    await this.done(
-      storage.transaction(async (tx) => {
-        await tx.append("effects", { ...order, offset, worker: holder });
-        await tx.update<number>("totals", order.key, (sum) => (sum ?? 0) + 1);
-      }),
-    );
-  }
-
-  /** Under the holder's claim, whoever does it. */
-  async advance(worker: typeof holder | typeof other, to: bigint): Promise<void> {
-    if (this.#claim === null) throw new Error("nobody has claimed");
-    const chunk = await this.done(this.#storages[worker].open(this.#claim, []));
-    await this.done(chunk.commit(to, noMark));
-  }
-
-  async count(): Promise<void> {
-    const storage = this.#storages[holder];
-    await this.done(
-      storage.transaction((tx) => tx.update<number>("totals", "k", (sum) => (sum ?? 0) + 1)),
-    );
-  }
-
-  async lease(): Promise<void> {
-    const request = { relay: "relay", leaseMs: 60_000, renew: [], acquireMax: 64 };
-    await this.done(this.#storages[holder].leaseLanes(request));
-    const lanes = Array.from({ length: 64 }, (_, lane) => lane);
-    this.say(holder, { type: "outbox.lanes-held", relay: "relay", lanes, relays: 1 });
-  }
-
-  /** Retention takes a message that nobody has read; whoever is asked next goes on behind it. */
-  async passOver(told: boolean): Promise<void> {
-    const { offset } = this.write(2);
-    const fault = { at: 0, worker: 0, step: null, act: "retention-ahead", ms: 0 } as const;
-    expect(this.happenings.act(fault)).toBe(true);
-    const details = { from: offset, to: offset };
-    const error = new PositionError("position-out-of-range", "gone", { details });
-    if (told) this.say(holder, { ...at, type: "inbox.displaced", error, paused: true });
-    await this.advance(holder, offset + 1n);
-  }
-
-  /** What one process sends: twice the same. */
-  async publish(how: "at once" | "in turn"): Promise<void> {
-    const producer = this.manners.watched(holder, {
-      publish: async (records) => {
-        await this.world.clock.sleep(1);
-        return { acknowledged: [...records.keys()], unknown: [], refused: [] };
-      },
-      close: async () => undefined,
-    });
-    const key = encoder.encode("k");
-    const record: OutgoingRecord = { ...at, key, value: null, headers: [] };
-    const first = producer.publish([record]);
-    if (how === "in turn") await this.done(first);
-    await this.done(Promise.all([first, producer.publish([record])]));
-  }
-
-  found(): Readonly<Record<string, readonly string[]>> {
-    const { world, witness, manners, happenings } = this;
-    const judged = { sources: this.#sources, happenings, manners };
-    return Object.fromEntries(judge(world, witness, judged));
-  }
-}
-
-function opening(messages: number): OnceboxEvent & { type: "inbox.chunk-opening" } {
-  const endOffset = BigInt(messages);
-  const span = { epoch: 1n, firstOffset: 0n, endOffset, messages };
-  return { ...at, type: "inbox.chunk-opening", ...span };
-}
+import { PlannedFailure } from "./handler.ts";
+import type { manners } from "./manners.ts";
+import type { parkedManners } from "./parked.ts";
+import type { Plan } from "./plan.ts";
+import { assigned, at, holder, opening, other, Scene } from "./scene.ts";
+import type { ownAnomalies } from "./verdict.ts";
+import { invoices } from "./world.ts";
 
 function blocked(cause: Error): OnceboxEvent {
   const error = new OnceboxError("handler-failed", "it failed", { cause });
@@ -179,13 +29,14 @@ const cut: OnceboxEvent = { ...at, type: "inbox.chunk-cut", firstOffset: 0n };
 const claimed: OnceboxEvent = { ...at, type: "inbox.claimed", epoch: 2n, nextOffset: 1n, ms: 1 };
 const unreachable = new BrokerError("broker-unavailable", "Kafka is away");
 
+const stalled: OnceboxEvent = { ...at, type: "inbox.claims-stalled", claims: 4 };
+
 type Act = (scene: Scene) => Promise<void> | void;
 
 /** One for each finding, and what looks like it and is none. */
-const outcomes: Record<
-  keyof typeof ownAnomalies | keyof typeof manners,
-  { readonly bad: Act; readonly good: Act }
-> = {
+type Outcomes<Name extends string> = Record<Name, { readonly bad: Act; readonly good: Act }>;
+
+const outcomes: Outcomes<keyof typeof ownAnomalies | keyof typeof manners> = {
   attemptSpent: {
     bad: (scene) => scene.say(holder, blocked(unreachable)),
     good: (scene) => scene.say(holder, blocked(new PlannedFailure("it should"))),
@@ -266,6 +117,23 @@ const outcomes: Record<
       scene.say(holder, opening(2));
     },
   },
+  falseAlarm: {
+    bad: (scene) => scene.say(holder, stalled),
+    good: (scene) => {
+      scene.manners.troubled(1);
+      scene.say(holder, stalled);
+    },
+  },
+  shiftingIds: {
+    bad: ({ manners }) => {
+      manners.derived("m1", ["a"]);
+      manners.derived("m1", ["b"]);
+    },
+    good: ({ manners }) => {
+      manners.derived("m1", ["a"]);
+      manners.derived("m1", ["a"]);
+    },
+  },
   strayPublish: {
     bad: async (scene) => {
       await scene.lease();
@@ -289,6 +157,97 @@ const outcomes: Record<
   },
 };
 
+const failing = "handler-failed";
+const killing = "message-kills-process";
+
+/** The second message has failed once, and is parked. */
+async function parked(scene: Scene): Promise<void> {
+  scene.failed(1);
+  await scene.park(failing);
+}
+
+const parkedOutcomes: Outcomes<keyof typeof parkedManners> = {
+  strayTurn: {
+    bad: async (scene) => {
+      await parked(scene);
+      const turn = await scene.take(holder);
+      scene.tamper({ token: "another", attempts: turn.attempts + 1 });
+      scene.parked.opened(holder, turn, {} as Parameters<typeof scene.parked.opened>[2]);
+    },
+    good: async (scene) => {
+      await parked(scene);
+      await scene.fail(holder, await scene.take(holder));
+    },
+  },
+  uncounted: {
+    bad: async (scene) => {
+      await parked(scene);
+      scene.tamper({ state: "retrying", token: "another" });
+    },
+    good: async (scene) => {
+      await parked(scene);
+      await scene.take(holder);
+    },
+  },
+  overcounted: {
+    bad: async (scene) => {
+      await parked(scene);
+      await scene.settle(await scene.take(holder), failing);
+    },
+    good: async (scene) => {
+      await parked(scene);
+      const turn = await scene.take(holder);
+      await scene.fail(holder, turn);
+      await scene.settle(turn, failing);
+    },
+  },
+  condemned: {
+    bad: async (scene) => {
+      scene.failed(1);
+      await scene.endWhileTrying();
+      await scene.park(killing);
+    },
+    good: async (scene) => {
+      scene.failed(1);
+      await scene.endWhileTrying();
+      await scene.endWhileTrying();
+      await scene.park(killing);
+    },
+  },
+  killLoop: {
+    bad: ({ parked }) => {
+      for (let time = 1; time <= 16; time += 1) parked.killing("m1");
+    },
+    good: ({ parked }) => {
+      for (let time = 1; time <= 15; time += 1) parked.killing("m1");
+    },
+  },
+  vanished: {
+    bad: async (scene) => {
+      await scene.park(null, 0);
+      scene.tamper(null);
+      // It has its effect all the same.
+      await scene.apply(2);
+    },
+    good: async (scene) => {
+      await scene.park(null, 0);
+      await scene.skip();
+    },
+  },
+  unsettled: {
+    bad: async (scene) => {
+      await scene.park(null, 0);
+      scene.parked.ended();
+    },
+    good: async (scene) => {
+      await scene.park(null, 0);
+      const turn = await scene.take(holder);
+      await scene.settle(turn, failing, turn.attempts - 1);
+      scene.parked.ended();
+    },
+  },
+};
+
 async function outcomeOf(act: Act, change: Partial<Plan> = {}) {
   const scene = new Scene(change);
   await scene.begin();
@@ -296,7 +255,7 @@ async function outcomeOf(act: Act, change: Partial<Plan> = {}) {
   return scene.found();
 }
 
-describe.each(Object.entries(outcomes))("%s", (name, { bad, good }) => {
+describe.each(Object.entries({ ...outcomes, ...parkedOutcomes }))("%s", (name, { bad, good }) => {
   it("is found, and nothing else", async () => {
     expect(Object.keys(await outcomeOf(bad))).toEqual([name]);
   });
@@ -304,6 +263,10 @@ describe.each(Object.entries(outcomes))("%s", (name, { bad, good }) => {
   it("is not found where all is well", async () => {
     expect(await outcomeOf(good)).toEqual({});
   });
+});
+
+it("more attempts than a message has failed where its partition waits are too many", async () => {
+  expect(Object.keys(await outcomeOf((scene) => scene.park()))).toEqual(["overcounted"]);
 });
 
 it("what the checker finds in the topic of orders is passed on", async () => {

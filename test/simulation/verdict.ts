@@ -1,6 +1,12 @@
 // Owns the judgement of one run: its history for the checker, and what only a simulator can see.
 
-import { BrokerError, type OnceboxError, type OnceboxEvent, PositionError } from "@oncebox/core";
+import {
+  BrokerError,
+  OnceboxError,
+  type OnceboxEvent,
+  type ParkedTurn,
+  PositionError,
+} from "@oncebox/core";
 import { MemoryDatabaseError } from "@oncebox/testing";
 import {
   type Anomaly,
@@ -12,10 +18,11 @@ import {
   type LogEnd,
   type OffsetPair,
 } from "../fixtures/checker.ts";
+import { PlannedFailure } from "./handler.ts";
 import { type Happenings, recordsOf } from "./happenings.ts";
 import { type Manners, manners } from "./manners.ts";
+import { type ParkedWatch, parkedManners } from "./parked.ts";
 import type { Sources } from "./sources.ts";
-import { PlannedFailure } from "./worker.ts";
 import { type EffectRow, invoices, orders, type World } from "./world.ts";
 
 /** What the checker does not name. */
@@ -29,7 +36,11 @@ export const ownAnomalies = {
   broke: "errors that nobody caught",
 } as const;
 
-export type Finding = Anomaly | keyof typeof ownAnomalies | keyof typeof manners;
+export type Finding =
+  | Anomaly
+  | keyof typeof ownAnomalies
+  | keyof typeof manners
+  | keyof typeof parkedManners;
 
 /** A finding, and what was found. */
 export type Findings = ReadonlyMap<Finding, readonly string[]>;
@@ -40,10 +51,9 @@ interface Range {
   readonly to: bigint;
 }
 
-const globalFailures: ReadonlySet<string> = new Set([
-  "connection-lost",
-  "unavailable",
-  "read-only",
+const troubles: ReadonlySet<string> = new Set([
+  ...["connection-lost", "unavailable", "read-only"],
+  ...["deadlock", "lock-timeout", "statement-timeout"],
 ]);
 
 /** What the processes say, as far as the judgement needs it. */
@@ -63,10 +73,16 @@ export class Witness {
       this.deliveries.push({ worker, topic, partition, firstOffset, endOffset, messages });
     } else if (event.type === "inbox.displaced") {
       this.#announce(event.partition, event.error);
-    } else if (event.type === "inbox.blocked") {
+    } else if (event.type === "inbox.blocked" || event.type === "inbox.redrive-failed") {
       const why = blame(event.error);
       if (why !== null) this.blamed.push(`${event.partition}@${event.offset}: ${why}`);
     } else if (event.type === "outbox.floor-anomaly") this.belowFloor.push(`${event.rows} rows`);
+  }
+
+  /** A parked message is handed to its handler. */
+  opening(worker: string, { topic, partition, record }: ParkedTurn): void {
+    const [firstOffset, endOffset] = [record.offset, record.offset + 1n];
+    this.deliveries.push({ worker, topic, partition, firstOffset, endOffset, messages: 1 });
   }
 
   broke(error: unknown): void {
@@ -103,16 +119,32 @@ export class Witness {
   }
 }
 
-/** Why a failed handling is no failure of its message; null where it is one. */
-function blame(error: unknown): string | null {
-  for (let link = error; link instanceof Error; link = link.cause as unknown) {
+/** Failures that are a message's own, whatever lies behind them. */
+const ownCodes: ReadonlySet<string> = new Set([
+  ...["handler-timed-out", "message-kills-process"],
+  ...["transaction-aborted", "transaction-ended-early"],
+]);
+
+/** What statements meet in a transaction that an earlier handler has spoilt, or ended. */
+const aftermaths: ReadonlySet<string> = new Set(["transaction-aborted", "bad-statement"]);
+
+/** Whether a handler failed for what another one did to their transaction before. */
+function failedByAnother(error: OnceboxError): boolean {
+  for (let link: unknown = error; link instanceof Error; link = link.cause) {
+    if (link instanceof MemoryDatabaseError && aftermaths.has(link.failure)) return true;
+    if (link instanceof OnceboxError && link.code === "invalid-handle") return true;
+  }
+  return false;
+}
+
+/** Why a failed handling is no failure of its message; null where it is one, or may look like one. */
+function blame(error: OnceboxError): string | null {
+  for (let link: unknown = error; link instanceof Error; link = link.cause) {
     if (link instanceof PlannedFailure) return null;
-    if (link instanceof MemoryDatabaseError && globalFailures.has(link.failure)) {
-      return link.message;
-    }
+    if (link instanceof MemoryDatabaseError && troubles.has(link.failure)) return link.message;
     if (link instanceof BrokerError) return link.message;
   }
-  return null;
+  return ownCodes.has(error.code) || failedByAnother(error) ? null : error.message;
 }
 
 /** What has to be looked at besides the servers. */
@@ -120,6 +152,7 @@ export interface Judged {
   readonly sources: Sources;
   readonly happenings: Happenings;
   readonly manners: Manners;
+  readonly parked: ParkedWatch;
 }
 
 export function judge(world: World, witness: Witness, judged: Judged): Findings {
@@ -137,6 +170,9 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   for (const name of Object.keys(manners) as (keyof typeof manners)[]) {
     findings.set(name, judged.manners.found[name]);
   }
+  for (const name of Object.keys(parkedManners) as (keyof typeof parkedManners)[]) {
+    findings.set(name, judged.parked.found[name]);
+  }
   findings.set("attemptSpent", witness.blamed);
   findings.set("floorAnomaly", witness.belowFloor);
   findings.set("broke", witness.broken);
@@ -146,7 +182,8 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   findings.set("unannounced", unannounced(world, witness, judged.happenings, effects));
   // A handler that commits behind our back may be repeated: it must not be lost.
   if (world.plan.committing > 0) {
-    for (const name of ["doubled", "totals", "inverted"] as const) findings.delete(name);
+    for (const name of ["doubled", "totals", "inverted", "parkedAstray"] as const)
+      findings.delete(name);
   }
   for (const [name, list] of findings) if (list.length === 0) findings.delete(name);
   return findings;
@@ -161,7 +198,7 @@ function effectsOf({ database }: World): readonly Effect[] {
 function historyOf(
   world: World,
   witness: Witness,
-  { sources, happenings }: Judged,
+  { sources, happenings, parked }: Judged,
   effects: readonly Effect[],
 ): History {
   const { aborted, positions, plan } = world;
@@ -185,6 +222,7 @@ function historyOf(
   return {
     ...{ intents, committed, records, logEnds, effects, positions, gone, aborted },
     deliveries: witness.deliveries,
+    parked: parked.history(),
     offsets: [...witness.pairs.values()],
   };
 }

@@ -11,42 +11,45 @@ import {
   type OnceboxEvent,
   type OutboxRelay,
   type OutgoingRecord,
-  type Run,
+  type ParkedTransaction,
+  type ParkedTurn,
 } from "@oncebox/core";
-import { behind, type MemoryProcess, type MemoryTx, memoryProcess } from "@oncebox/testing";
+import {
+  type MemoryProcess,
+  type MemoryStorage,
+  type MemoryTx,
+  memoryProcess,
+} from "@oncebox/testing";
+import { type HandlerListener, handlerOf } from "./handler.ts";
 import { producerOfClients } from "./producer-clients.ts";
-import { consumerName, invoices, type Order, orders, type World } from "./world.ts";
+import { consumerName, orders, type World } from "./world.ts";
 
 export const sessionTimeoutMs = 3_000;
 const stopDeadlineMs = 6_000;
 const startAgainMs = 1_000;
+/** Of messages that fail: shorter than by default, as is all that is simulated. */
+const backoffs = { localBackoffMs: 40, redriveBackoffMs: 200, redriveBackoffMaxMs: 2_000 };
 const noticedWithinMs = 2_500;
 const skippingMs = 3_000;
+const killedForMs = 300;
 
-/** Thrown by a handler because the plan says so: the only thing that may spend an attempt. */
-export class PlannedFailure extends Error {
-  override readonly name = "PlannedFailure";
-}
-
-/** What a handler does wrong with a message, and how often. */
-export interface Quirk {
-  throws: number;
-  swallows: number;
-  commits: number;
-  hangs: number;
-}
-
-export interface Listener {
+export interface Listener extends HandlerListener {
   readonly event: (worker: string, event: OnceboxEvent) => void;
-  readonly quirk: (id: string) => Quirk;
   /** Something failed that must not fail. */
   readonly broke: (error: unknown) => void;
   /** The records are about to be sent by the process of this place. */
   readonly publishing: (records: readonly OutgoingRecord[], place: number) => void;
   /** The process is asked to stop. */
   readonly leaving: (worker: string) => void;
-  /** A handler is about to end the transaction of its chunk. */
-  readonly endingEarly: (worker: string, partition: number) => void;
+  /** The process is killed, or stands still from now on. */
+  readonly ending: (worker: string) => void;
+  /** A parked message is tried. */
+  readonly opening: (worker: string, turn: ParkedTurn) => void;
+  readonly opened: (
+    worker: string,
+    turn: ParkedTurn,
+    transaction: ParkedTransaction<MemoryTx>,
+  ) => ParkedTransaction<MemoryTx>;
   readonly watched: (worker: string, producer: BrokerProducer) => BrokerProducer;
 }
 
@@ -106,12 +109,23 @@ export class Worker {
     });
     this.#process = process;
     const observer = (event: OnceboxEvent) => this.#listener.event(name, event);
-    const common = { storage: process.storage, clock: process.clock, observer };
+    const common = { storage: this.#watched(process), clock: process.clock, observer };
     const consumer = createConsumer({
       ...common,
       ...{ name: consumerName, broker: this.#skipping(process), chunkSizeMax: plan.chunkSizeMax },
-      handlerTimeoutMs: 2_000,
-    }).handle(orders, this.#handler(name));
+      ...{ handlerTimeoutMs: 2_000, redriveIntervalMs: 1_000 },
+    });
+    const handler = handlerOf(name, this.#world, process, {
+      ...this.#listener,
+      killing: (worker, id) => {
+        this.#listener.killing(worker, id);
+        if (this.#process === process) this.kill(killedForMs);
+      },
+    });
+    const { onFailure, ordering, localAttemptsMax, attemptsMax } = plan;
+    const retry = { localAttemptsMax, attemptsMax, ...backoffs };
+    const policy = onFailure === "park" ? { onFailure, retry } : { onFailure };
+    consumer.handle(orders, handler, { ...policy, ordering });
     const relay = createOutboxRelay({
       ...common,
       broker: this.#noting(process),
@@ -135,6 +149,7 @@ export class Worker {
     if (process === null || this.#state === "down") return;
     const { name } = this;
     const { clock, database } = this.#world;
+    this.#listener.ending(name);
     process.freeze();
     this.#forget();
     const noticed = clock.sleep(againMs % noticedWithinMs);
@@ -145,6 +160,7 @@ export class Worker {
   freeze(): void {
     if (this.#state !== "running") return;
     this.#state = "frozen";
+    this.#listener.ending(this.name);
     this.#process?.freeze();
   }
 
@@ -232,6 +248,19 @@ export class Worker {
     };
   }
 
+  /** The storage of the process, which says what it tries of what is parked. */
+  #watched({ storage }: MemoryProcess): MemoryStorage {
+    const { name } = this;
+    const { opening, opened } = this.#listener;
+    return {
+      ...storage,
+      openParked: async (turn) => {
+        opening(name, turn);
+        return opened(name, turn, await storage.openParked(turn));
+      },
+    };
+  }
+
   /** The broker of the process, which says whose records are on their way. */
   #noting({ broker }: MemoryProcess) {
     const { place, name } = this;
@@ -248,38 +277,6 @@ export class Worker {
           },
         };
       },
-    };
-  }
-
-  #handler(worker: string): Run<Order, MemoryTx> {
-    const { publishing } = this.#world.plan;
-    return async ({ value, partition, offset }, tx, { outbox }) => {
-      const quirk = this.#listener.quirk(value.id);
-      if (quirk.throws > 0) {
-        quirk.throws -= 1;
-        throw new PlannedFailure(`${value.id} fails`);
-      }
-      if (quirk.hangs > 0) {
-        quirk.hangs -= 1;
-        await new Promise(() => undefined);
-      }
-      await tx.append("effects", { ...value, partition, offset, worker });
-      await tx.update<number>("totals", value.key, (sum) => (sum ?? 0) + 1);
-      if (publishing) await outbox.enqueue(invoices.message({ key: value.key, value }));
-      if (quirk.swallows > 0) {
-        // The last thing it does: any statement after it would fail aloud.
-        quirk.swallows -= 1;
-        await behind(tx)
-          .failStatement()
-          .catch(() => undefined);
-        return;
-      }
-      if (quirk.commits > 0) {
-        quirk.commits -= 1;
-        const { endSecretly } = behind(tx);
-        this.#listener.endingEarly(worker, partition);
-        await endSecretly({ begin: value.sequence % 2 === 1 });
-      }
     };
   }
 }

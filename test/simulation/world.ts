@@ -39,6 +39,8 @@ export interface StoredPosition extends Position {
   readonly owner: string | null;
   /** Another one with every claim and every seek. */
   readonly token: string | null;
+  /** What is tried alone, written down before. */
+  readonly trying: { readonly offset: bigint } | null;
 }
 
 export type Snapshot = ReturnType<MemoryDatabase["snapshot"]>;
@@ -47,10 +49,10 @@ interface Change {
   readonly row: unknown;
 }
 
-interface OpenTransaction {
+export interface OpenTransaction {
   readonly state: string;
   readonly connection: string;
-  readonly changes: ReadonlyMap<string, ReadonlyMap<string, Change>>;
+  readonly changes: Map<string, Map<string, Change>>;
 }
 
 /** The tables behind a memory database: a trigger on a real one sees the same. */
@@ -142,6 +144,12 @@ export class World {
   readonly clients = new Map<string, string>();
   /** The last statement of each connection. */
   readonly verbs = new Map<string, string>();
+  /** Connections on which a parked message is tried. */
+  readonly turns = new Set<string>();
+  /** How often a message failed where its partition waits, by partition and offset. */
+  readonly blocked = new Map<string, number>();
+  /** Told of every transaction when it is about to be committed, and whose it is. */
+  readonly committing: ((transaction: OpenTransaction, client: string | null) => void)[] = [];
   /** Told of every value of a partition's row when it is committed, and by whom. */
   moved: (position: StoredPosition, client: string | null) => void = () => undefined;
   /** The database as it was before the last claim, and who claimed. */
@@ -194,6 +202,15 @@ export class World {
     return this.#tables.entries(null, "outbox").length;
   }
 
+  /** What a table of the library holds, as it is committed now. */
+  rowsOf(table: string): readonly unknown[] {
+    return this.#tables.entries(null, table).map(([, row]) => row);
+  }
+
+  row(table: string, key: string): unknown {
+    return this.#tables.get(null, table, key);
+  }
+
   /** Who holds a lane, as it is committed now. */
   lane(lane: number): { readonly owner: string; readonly leasedUntil: number } | null {
     const row = this.#tables.get(null, "lanes", String(lane));
@@ -227,6 +244,8 @@ export class World {
     const commit = tables.commit.bind(tables);
     tables.commit = (transaction) => {
       if (transaction.state === "open") {
+        const whose = this.clients.get(transaction.connection) ?? null;
+        for (const tell of this.committing) tell(transaction, whose);
         for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
           const { consumer, topic, partition, epoch, nextOffset, token } = row as StoredPosition;
           const client = this.clients.get(transaction.connection) ?? null;
