@@ -101,7 +101,7 @@ const effectBugs: readonly SeededBug[] = [
       [
         "await handleOne(run, transaction, turn, turn.record, running, false);",
         `const replay = { number: 0, until: 0n };
-    const [ref] = recordRefs({ ...turn, replay } as never, [turn.record as never], true);
+    const [ref] = recordRefs({ ...turn, replay } as never, [turn.record as never], "id");
     const { tx, end } = transaction.handle();
     const { id = null, source = "", checksum = 0 } = ref ?? {};
     const ids = id === null ? [] : [{ source, id, checksum }];
