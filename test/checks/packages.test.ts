@@ -30,11 +30,11 @@ import { blockOf, read, root } from "./documents.ts";
  * neither source maps nor a chunk that an earlier build left has room.
  */
 const tarballKbMax: Readonly<Record<string, number>> = {
-  core: 143,
+  core: 150,
   kafkajs: 62,
-  postgres: 90,
-  sqlite: 44,
-  testing: 174,
+  postgres: 96,
+  sqlite: 50,
+  testing: 190,
 };
 
 /** Every name that can be imported, and one thing it must have. */
