@@ -3,7 +3,7 @@
 // itself, and for nothing else.
 
 import type { ParkedTransaction, ParkedTurn } from "@oncebox/core";
-import type { MemoryTx } from "@oncebox/testing";
+import { behind, type MemoryTx } from "@oncebox/testing";
 import type { Parked } from "../fixtures/checker.ts";
 import type { OpenTransaction, StoredPosition, World } from "./world.ts";
 
@@ -59,6 +59,8 @@ export class ParkedWatch {
   readonly #world: World;
   /** By token. */
   readonly #turns = new Map<string, Turn>();
+  /** By connection. */
+  readonly #tried = new Map<string, { readonly worker: string; readonly token: string }>();
   readonly #turnOf = new WeakMap<MemoryTx, Turn>();
   /** By row. */
   readonly #endedTurns = new Map<string, number>();
@@ -101,22 +103,24 @@ export class ParkedWatch {
   /** The transaction of a turn, watched. */
   opened(
     worker: string,
-    turn: ParkedTurn,
+    { token }: ParkedTurn,
     transaction: ParkedTransaction<MemoryTx>,
   ): ParkedTransaction<MemoryTx> {
-    const row = this.rows().find(({ id }) => id === turn.id);
-    if (row?.token !== turn.token) {
-      this.found.strayTurn.push(`${turn.partition}@${turn.record.offset} by ${worker}`);
-    }
-    const known = this.#turns.get(turn.token);
+    const known = this.#turns.get(token);
     return {
       ...transaction,
       handle: (use) => {
         const handle = transaction.handle(use);
+        this.tried(worker, behind(handle.tx).connection, token);
         if (known !== undefined) this.#turnOf.set(handle.tx, known);
         return handle;
       },
     };
+  }
+
+  /** Under which turn a connection tries what it takes away in the end. */
+  tried(worker: string, connection: string, token: string): void {
+    this.#tried.set(connection, { worker, token });
   }
 
   /** A run of a handler fails by what it does itself. */
@@ -228,6 +232,11 @@ export class ParkedWatch {
     if (this.#world.verbs.get(connection) === "change-parked") {
       this.#write(transaction, "skipped", messageOf(row));
     } else if (!this.#world.turns.has(connection)) this.found.vanished.push(messageOf(row));
+    const tried = this.#tried.get(connection);
+    // Only now: whose turn ran out before may hear of its beginning long after.
+    if (tried !== undefined && tried.token !== row.token) {
+      this.found.strayTurn.push(`${messageOf(row)} by ${tried.worker}`);
+    }
   }
 
   /** Beside the change and with it, as a trigger does: what a restore undoes never was. */

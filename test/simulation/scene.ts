@@ -150,6 +150,13 @@ export class Scene {
     tables.commit(transaction);
   }
 
+  /** The end of a try of what is parked, under a turn. */
+  remove(token: string): void {
+    this.world.turns.add("tampering");
+    this.parked.tried(holder, "tampering", token);
+    this.tamper(null);
+  }
+
   async skip(): Promise<void> {
     const page = { limit: 10, above: null };
     const audit = { actor: "test", reason: "it is of no use" };

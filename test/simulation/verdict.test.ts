@@ -170,13 +170,14 @@ const parkedOutcomes: Outcomes<keyof typeof parkedManners> = {
   strayTurn: {
     bad: async (scene) => {
       await parked(scene);
-      const turn = await scene.take(holder);
-      scene.tamper({ token: "another", attempts: turn.attempts + 1 });
-      scene.parked.opened(holder, turn, {} as Parameters<typeof scene.parked.opened>[2]);
+      await scene.take(holder);
+      scene.remove("of another turn");
+      await scene.apply(2);
     },
     good: async (scene) => {
       await parked(scene);
-      await scene.fail(holder, await scene.take(holder));
+      scene.remove((await scene.take(holder)).token);
+      await scene.apply(2);
     },
   },
   uncounted: {

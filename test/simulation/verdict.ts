@@ -179,7 +179,7 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   findings.set("absent", witness.absent);
   findings.set("unstopped", witness.unstopped);
   findings.set("totals", wrongTotals(world, effects));
-  findings.set("unannounced", unannounced(world, witness, judged.happenings, effects));
+  findings.set("unannounced", unannounced(world, witness, judged, effects));
   // A handler that commits behind our back may be repeated: it must not be lost.
   if (world.plan.committing > 0) {
     for (const name of ["doubled", "totals", "inverted", "parkedAstray"] as const)
@@ -246,10 +246,12 @@ function wrongTotals({ database }: World, effects: readonly Effect[]): readonly 
 function unannounced(
   { gone }: World,
   { announced }: Witness,
-  { losses, restored }: Happenings,
+  { happenings: { losses, restored }, parked }: Judged,
   effects: readonly Effect[],
 ): readonly string[] {
-  const applied = new Set(effects.map(({ id }) => id));
+  // What was set aside was read before.
+  const read = [...effects, ...parked.history()];
+  const applied = new Set(read.map(({ id }) => id));
   // A database that was set back to before the consumer's start has it begin anew.
   if (restored) return [];
   return losses
