@@ -297,7 +297,8 @@ export function planOf(seed: number): Plan {
   const sought = faults.some(({ act }) => needsIds.has(act as TimedAct));
   return {
     ...{ ...settings, ...parking, hanging },
-    committing: sought ? 0 : settings.committing,
+    // Beside others it would also commit what they have half done.
+    committing: sought || parking.ordering === "key" ? 0 : settings.committing,
     transactional: replaced ? 0 : settings.transactional,
     faults: faults.sort((a, b) => a.at - b.at),
   };
