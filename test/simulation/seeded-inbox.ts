@@ -137,6 +137,7 @@ export const inboxBugs: readonly SeededBug[] = [
     ],
     finds: ["lost"],
     real: "B7: a topic made anew passes for the old one",
+    seed: 177,
   },
   {
     name: "last handled record not looked for",

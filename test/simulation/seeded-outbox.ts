@@ -136,6 +136,6 @@ export const outboxBugs: readonly SeededBug[] = [
     ]),
     without: noSweep,
     finds: ["unpublished"],
-    seed: 45,
+    seed: 312,
   },
 ];

@@ -46,20 +46,6 @@ const orderBugs: readonly SeededBug[] = [
     finds: ["inverted"],
   },
   {
-    name: "those behind a message given up are handled",
-    why: "What is parked holds up those of its key in its own chunk as well.",
-    replace: inFile(parking, [
-      "if (giveUp.park !== null && record.key !== null) heldKeys.add(mapKeyOf(record.key));",
-      "",
-    ]),
-    // One that is given up runs alone: then nothing of its chunk stands behind it.
-    without: inFile(plan, [
-      "recordsMax: alone ? Math.min(isolatedMax, sizeMax) : sizeMax",
-      "recordsMax: alone && giveUp === null ? Math.min(isolatedMax, sizeMax) : sizeMax",
-    ]),
-    finds: ["inverted"],
-  },
-  {
     name: "held messages taken for duplicates",
     why: "A message behind a parked one is no duplicate: it has not been handled.",
     replace: inFile(rows, ['return held ? "held" : each;', 'return held ? "duplicate" : each;']),
