@@ -38,9 +38,14 @@ describe.skipIf(!hasKafka())("ordering by key", () => {
   it("A12: runs different keys at once and each key in order, in one transaction a chunk", async () => {
     // Guards: a later message of a key that overtakes; a position past a message still open.
     await using s = await scene();
+    let open = () => {};
+    const gate = new Promise<void>((resolve) => {
+      open = resolve;
+    });
     const { consumer, seen } = atOnce(s, async (value) => {
-      // The first of key a is slow: those of other keys pass it, the second of its key does not.
-      if (value === "a1") for (let i = 0; i < 50; i += 1) await turn();
+      // The first of key a is slow: all of key b pass it, the second of its own key does not.
+      if (value === "b2") open();
+      if (value === "a1") await gate;
     });
     await s.produce(0, ...keyed("a", "a1", "a2"), ...keyed("b", "b1", "b2"), "x", "y");
     await consumer.start();
