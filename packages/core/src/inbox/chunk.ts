@@ -86,7 +86,7 @@ export type ChunkOutcome =
   /** The deadline of a stop passed; the connection was destroyed. */
   | { readonly kind: "cut" };
 
-/** Runs the chunks of one topic: made by `chunkRunner`. */
+/** Runs the chunks of one topic: made by `runnersOf`. */
 export type RunChunk = (run: ChunkRun) => Promise<ChunkOutcome>;
 
 export interface ChunkRun {

@@ -226,7 +226,6 @@ export class PartitionWorker {
     this.#leave();
     this.#claim = null;
     this.reader = null;
-    this.#plan = { ...freshPlan(this.#context.chunkSizeMax), sizeMax: this.#plan.sizeMax };
     // An operator may have moved the position past the message.
     this.#blockedBy = null;
     this.#stolen = false;
@@ -274,7 +273,7 @@ export class PartitionWorker {
   }
 
   async #work(claim: PartitionClaim, chunk: Chunk, cut: Cut): Promise<void> {
-    const { chunks, clock, observe, handlerTimeoutMs, runChunk } = this.#context;
+    const { chunks, clock } = this.#context;
     // What may kill the process runs beside nothing: its neighbours would be suspected as well.
     const turn = cut.careful ? chunks.acquireAll : chunks.acquire;
     const release = await turn(this.#ending.signal);
@@ -282,27 +281,27 @@ export class PartitionWorker {
     // Paused while it waited for its turn.
     if (this.#paused) return release();
     const began = clock.now();
-    let outcome: ChunkOutcome;
+    let outcome: ChunkOutcome | null;
     try {
-      const stop = cut.careful ? await writtenDown(this.#context, claim, chunk, cut) : null;
-      if (stop !== null) return await this.#setBack(claim, chunk, stop);
-      observe({
-        ...this.ref,
-        type: "inbox.chunk-opening",
-        epoch: claim.epoch,
-        firstOffset: chunk.firstOffset,
-        endOffset: chunk.endOffset,
-        messages: chunk.records.length,
-      });
-      const { attempt, giveUp } = cut;
-      const atOnceMax = cut.inOrder ? 1 : this.#context.atOnceMax();
-      const how = { attempt, giveUp, atOnceMax, cut: this.#cut };
-      outcome = await runChunk({ claim, chunk, ...how, clock, handlerTimeoutMs });
+      outcome = cut.careful ? await writtenDown(this.#context, claim, chunk, cut) : null;
+      outcome ??= await this.#runChunk(claim, chunk, cut);
     } finally {
+      // What follows may wait long, and needs no permit.
       release();
     }
     if (outcome.kind === "committed") this.#committed(claim, chunk, outcome, clock.now() - began);
     else await this.#setBack(claim, chunk, outcome);
+  }
+
+  #runChunk(claim: PartitionClaim, chunk: Chunk, cut: Cut): Promise<ChunkOutcome> {
+    const { clock, observe, handlerTimeoutMs, runChunk } = this.#context;
+    const { firstOffset, endOffset, records } = chunk;
+    const at = { epoch: claim.epoch, firstOffset, endOffset, messages: records.length };
+    observe({ ...this.ref, type: "inbox.chunk-opening", ...at });
+    const { attempt, giveUp } = cut;
+    const atOnceMax = cut.inOrder ? 1 : this.#context.atOnceMax();
+    const how = { attempt, giveUp, atOnceMax, cut: this.#cut };
+    return runChunk({ claim, chunk, ...how, clock, handlerTimeoutMs });
   }
 
   #committed(

@@ -30,6 +30,7 @@ function scene(
   outcomes: ParkedOutcomeOfRun[],
   topics = ["orders"],
   settling: (Error | boolean)[] = [],
+  permitted = permits(1),
 ) {
   const { clock, advance } = clockByHand();
   const events: OnceboxEvent[] = [];
@@ -63,7 +64,7 @@ function scene(
         return outcomes.shift() ?? { kind: "committed" };
       },
     }),
-    permits: permits(1),
+    permits: permitted,
     handlerTimeoutMs: 5_000,
     pollIntervalMs: 1_000,
     cut: new AbortController().signal,
@@ -103,6 +104,27 @@ describe("the redrive worker", () => {
       ["dead", 20],
     ]);
     expect(events[1]).toMatchObject({ type: "inbox.redrive-failed", state: "dead", offset: 7n });
+  });
+
+  it("takes nothing before it may run it", async () => {
+    // Guards: a lease that runs out, and an attempt that is spent, while the message waits for a permit.
+    const one = permits(1);
+    const release = await one.acquire(new AbortController().signal);
+    const { asked, ran } = scene([turnOf(6)], [], ["orders"], [], one);
+    await settled();
+    expect(asked).toEqual([]);
+    release?.();
+    await settled();
+    expect(ran).toEqual([6]);
+  });
+
+  it("lets go of its permit before it writes what became of the try", async () => {
+    const one = permits(1);
+    scene([turnOf(6)], [global], ["orders"], [new Error("down"), new Error("down")], one);
+    await settled();
+    expect(await Promise.race([one.acquire(new AbortController().signal), settled()])).toBeTypeOf(
+      "function",
+    );
   });
 
   it("does not run a message again whose tries were spent by processes that died", async () => {

@@ -48,17 +48,20 @@ export interface RedriveWorker {
 }
 
 export function redriveWorker(context: RedriveContext): RedriveWorker {
-  const { clock, observe, consumer, pollIntervalMs } = context;
+  const { clock, observe, consumer, pollIntervalMs, permits } = context;
   const troubles = new Map<bigint, Troubles>();
   const run = async (stopping: AbortSignal) => {
     let failures = 0;
     while (!stopping.aborted) {
       let waitMs = pollIntervalMs;
+      // Before it takes one: a message that waits for a permit would use up its lease, and the attempt.
+      const release = await permits.acquire(stopping);
+      if (release === null) return;
       try {
-        const turn = await take(context);
+        const tried = await takeAndTry(context).finally(release);
         failures = 0;
-        if (turn !== null) {
-          await tryTurn(context, turn, troubles, stopping);
+        if (tried !== null) {
+          await conclude(context, tried, troubles, stopping);
           waitMs = 0;
         }
       } catch (error) {
@@ -72,46 +75,38 @@ export function redriveWorker(context: RedriveContext): RedriveWorker {
   return { run };
 }
 
-/**
- * One at a time: a process that dies has spent an attempt of the one message it was trying, and of no
- * other.
- */
-async function take({
-  storage,
-  consumer,
-  topics,
-  handlerTimeoutMs,
-}: RedriveContext): Promise<ParkedTurn | null> {
-  const open = topics();
-  if (open.length === 0) return null;
-  const leaseMs = handlerTimeoutMs + leaseMarginMs;
-  const [turn] = await storage.takeParked({ consumer, topics: open, limit: 1, leaseMs });
-  return turn ?? null;
+interface Tried {
+  readonly turn: ParkedTurn;
+  readonly outcome: ParkedOutcomeOfRun;
 }
 
-async function tryTurn(
+/**
+ * One at a time: a process that dies has spent an attempt of the one message it was trying, and of no
+ * other. Null: nothing is due.
+ */
+async function takeAndTry(context: RedriveContext): Promise<Tried | null> {
+  const { storage, consumer, clock, handlerTimeoutMs, cut } = context;
+  const topics = context.topics();
+  if (topics.length === 0) return null;
+  const leaseMs = handlerTimeoutMs + leaseMarginMs;
+  const [turn] = await storage.takeParked({ consumer, topics, limit: 1, leaseMs });
+  if (turn === undefined) return null;
+  const { policy, runParked } = context.handlerOf(turn.topic);
+  const attempt = turn.attempts;
+  if (attempt > policy.attemptsMax) {
+    return { turn, outcome: { kind: "failed", error: spent(turn) } };
+  }
+  return { turn, outcome: await runParked({ turn, attempt, cut, clock, handlerTimeoutMs }) };
+}
+
+async function conclude(
   context: RedriveContext,
-  turn: ParkedTurn,
+  { turn, outcome: cameTo }: Tried,
   troubles: Map<bigint, Troubles>,
   stopping: AbortSignal,
 ): Promise<void> {
-  const { clock, handlerTimeoutMs, cut } = context;
-  const { policy, runParked } = context.handlerOf(turn.topic);
-  const attempt = turn.attempts;
-  let outcome: ParkedOutcomeOfRun;
-  if (attempt > policy.attemptsMax) {
-    outcome = { kind: "failed", error: spent(turn) };
-  } else {
-    const release = await context.permits.acquire(stopping);
-    if (release === null) outcome = { kind: "cut" };
-    else {
-      try {
-        outcome = await runParked({ turn, attempt, cut, clock, handlerTimeoutMs });
-      } finally {
-        release();
-      }
-    }
-  }
+  const { policy } = context.handlerOf(turn.topic);
+  let outcome = cameTo;
   const before = troubles.get(turn.id) ?? { kind: "global", times: 0 };
   const met = troublesAfter(before, outcome);
   const tooOften = met.kind === "local" && met.times > localRerunsMax;
@@ -120,7 +115,7 @@ async function tryTurn(
   if (outcome.kind === "trouble" && tooOften) {
     outcome = { kind: "failed", error: troubleOf(turn, outcome.error) };
   }
-  const settled = settlement(policy, turn, outcome, met.times, clock.random());
+  const settled = settlement(policy, turn, outcome, met.times, context.clock.random());
   const held = settled === null || (await settle(context, turn, settled, stopping));
   tell(context, turn, held ? outcome : { kind: "fenced" }, settled);
 }
