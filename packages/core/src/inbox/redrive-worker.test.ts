@@ -170,7 +170,7 @@ describe("the redrive worker", () => {
       turns,
       Array.from({ length: 12 }, () => local),
     );
-    await settled();
+    while (events.length < 12) await settled();
     expect(settlements.slice(0, 10).every(({ attempts }) => attempts === 19)).toBe(true);
     expect(settlements[10]).toMatchObject({ state: "dead", attempts: 20 });
     expect(events[10]).toMatchObject({ type: "inbox.redrive-failed", state: "dead" });
