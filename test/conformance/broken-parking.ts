@@ -95,8 +95,8 @@ export const brokenParking = {
     "AND (m.state = 'retrying' OR m.next_attempt_at <= statement_timestamp())",
   ]),
   "I6: a turn keeps the token of the one before": altered("take_parked", [
-    /token = gen_random_uuid\(\)/,
-    "token = coalesce(m.token, gen_random_uuid())",
+    /token = \$5/,
+    "token = coalesce(m.token, $5)",
   ]),
   "I6: messages of all topics are taken": altered("take_parked", [
     /m\.topic = ANY \(\$2::text\[\]\)/,
@@ -134,6 +134,18 @@ export const brokenParking = {
     [/AND pg_current_xact_id\(\) = \$3::xid8/, "AND $3::xid8 IS NOT NULL"],
     [/SELECT CASE[\s\S]*/, "SELECT 1 / (SELECT count(*) FROM removed)"],
   ),
+  "I6: turns are given back under any token": altered("release_parked", [
+    /AND token = \$2/,
+    "AND $2::uuid IS NOT NULL",
+  ]),
+  "I6: a turn that is given back has spent its attempt": altered("release_parked", [
+    /attempts = attempts - 1/,
+    "attempts = attempts",
+  ]),
+  "I6: a turn that is given back is not due": altered("release_parked", [
+    /next_attempt_at = clock_timestamp\(\)/,
+    "next_attempt_at = next_attempt_at",
+  ]),
   "I6: a turn is settled under any token": altered("settle_parked", [
     /AND token = \$2/,
     "AND $2::uuid IS NOT NULL",
@@ -240,6 +252,7 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
     "I6 a key is held until its last parked message is gone, and from the next one on again",
     "I6 while an open turn has the first of a key locked, neither it nor the second is taken",
     "I6 the token fences a turn: with the right id and another token nothing is done",
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
     "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",
     "I6 an open chunk and an open turn of its partition do not wait for each other",
     "I6 parked messages are told by id, page by page, those that fit all of a filter",
@@ -267,6 +280,7 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   "I6: a try is not counted": [
     "I6 a message that is due is taken as it was parked, its attempt counted before it runs",
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
     "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",
     "I6 a redrive makes messages due now, with no attempts spent and their error kept",
     "I6 a redrive leaves alone what is being tried, and sets free what a dead process left",
@@ -277,10 +291,13 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
     "I6 of a key only the earliest is taken, whatever the order of parking and its state",
     "I6 while an open turn has the first of a key locked, neither it nor the second is taken",
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
+    "I6 the token fences a turn: with the right id and another token nothing is done",
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
     "I6 a skip deletes for good, and the next message of the key is the first",
   ],
   "I6: a turn keeps the token of the one before": [
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
+    "I6 a turn that another has taken since is not given back",
   ],
   "I6: messages of all topics are taken": [
     "I6 what is due is taken, of the topics asked for, those due first first, so many at most",
@@ -289,6 +306,7 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
     "I6 a key is held until its last parked message is gone, and from the next one on again",
     "I6 what is due is taken, of the topics asked for, those due first first, so many at most",
     "I6 while an open turn has the first of a key locked, neither it nor the second is taken",
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
     "I6 an open chunk and an open turn of its partition do not wait for each other",
     "I6 a change goes page by page, and says where the next one begins, however few it changed",
   ],
@@ -334,6 +352,16 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   "I6: a turn commits whatever transaction it finds": [
     "I6 a turn whose handler ends its transaction early is not lost: its message is parked still",
     "I6 nor is one whose handler ends its transaction early and begins anew",
+  ],
+  "I6: turns are given back under any token": [
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
+    "I6 a turn that another has taken since is not given back",
+  ],
+  "I6: a turn that is given back has spent its attempt": [
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
+  ],
+  "I6: a turn that is given back is not due": [
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
   ],
   "I6: a turn is settled under any token": [
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",

@@ -22,7 +22,8 @@ const statements = {
   open: /FROM oncebox_parked_messages AS tried/,
   remove: /DELETE FROM oncebox_parked_messages WHERE id = \? AND token/,
   settle: /SET state = @state/,
-  redrive: /SET state = 'waiting'/,
+  release: /attempts = attempts - 1/,
+  redrive: /SET state = 'waiting', attempts = 0/,
   changeable: /AS tried\s+FROM oncebox_parked_messages/,
 } as const;
 
@@ -94,8 +95,8 @@ export const brokenNativeParking = {
     "iif(state = 'retrying', 0, next_attempt_at) <=",
   ]),
   "I6: a turn keeps the token of the one before": altered("take", [
-    /token = lower\(hex\(randomblob\(16\)\)\)/,
-    "token = coalesce(token, lower(hex(randomblob(16))))",
+    /token = \?/,
+    "token = coalesce(token, ?)",
   ]),
   "I6: messages of all topics are taken": altered("due", [
     /\+topic IN \(SELECT value FROM json_each\(\?\)\)/,
@@ -121,6 +122,15 @@ export const brokenNativeParking = {
   "I6: a turn's commit leaves its message": altered("remove", [
     /DELETE FROM oncebox_parked_messages/,
     "UPDATE oncebox_parked_messages SET error = error",
+  ]),
+  "I6: turns are given back under any token": altered("release", [/token = \?/, "? IS NOT NULL"]),
+  "I6: a turn that is given back has spent its attempt": altered("release", [
+    /attempts = attempts - 1/,
+    "attempts = attempts",
+  ]),
+  "I6: a turn that is given back is not due": altered("release", [
+    /next_attempt_at = [^\n]*/,
+    "next_attempt_at = next_attempt_at",
   ]),
   "I6: a turn is settled under any token": altered("settle", [
     /token = @token/,
@@ -230,6 +240,7 @@ export const noticedNativeParking: Readonly<
   "I6: a try is not counted": [
     "I6 a message that is due is taken as it was parked, its attempt counted before it runs",
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
     "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",
     "I6 a redrive makes messages due now, with no attempts spent and their error kept",
     "I6 a redrive leaves alone what is being tried, and sets free what a dead process left",
@@ -240,10 +251,13 @@ export const noticedNativeParking: Readonly<
     "I6 of a key only the earliest is taken, whatever the order of parking and its state",
     "I6 of processes that take at once each message goes to one, and of a key one message",
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
+    "I6 the token fences a turn: with the right id and another token nothing is done",
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
     "I6 a skip deletes for good, and the next message of the key is the first",
   ],
   "I6: a turn keeps the token of the one before": [
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
+    "I6 a turn that another has taken since is not given back",
   ],
   "I6: messages of all topics are taken": [
     "I6 what is due is taken, of the topics asked for, those due first first, so many at most",
@@ -251,6 +265,7 @@ export const noticedNativeParking: Readonly<
   "I6: what is due last is taken first": [
     "I6 a key is held until its last parked message is gone, and from the next one on again",
     "I6 what is due is taken, of the topics asked for, those due first first, so many at most",
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
     "I6 a change goes page by page, and says where the next one begins, however few it changed",
   ],
   "I6: a turn opens behind an earlier message of its key": [
@@ -277,6 +292,16 @@ export const noticedNativeParking: Readonly<
     "I6 a turn whose handler ends its transaction early is not lost: its message is parked still",
     "I6 nor is one whose handler ends its transaction early and begins anew",
     "I6 a skip waits for an open turn, and deletes what that leaves",
+  ],
+  "I6: turns are given back under any token": [
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
+    "I6 a turn that another has taken since is not given back",
+  ],
+  "I6: a turn that is given back has spent its attempt": [
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
+  ],
+  "I6: a turn that is given back is not due": [
+    "I6 turns that nobody was told of are given back by their token, with no attempt spent",
   ],
   "I6: a turn is settled under any token": [
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",

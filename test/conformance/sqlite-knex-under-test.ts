@@ -181,6 +181,7 @@ export async function knexUnderTest({
       open: (claim, records) => during(() => storage.open(claim, records)),
       seek: (request) => during(() => storage.seek(request)),
       openParked: (turn) => during(() => storage.openParked(turn)),
+      releaseParked: (request) => during(() => storage.releaseParked(request)),
       settleParked: (turn, outcome) => during(() => storage.settleParked(turn, outcome)),
       changeParked: (change) => during(() => storage.changeParked(change)),
     };

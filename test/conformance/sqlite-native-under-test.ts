@@ -153,6 +153,7 @@ function waitingStorage(
       const { session } = await beginning<null>({ kind: "parked", turn });
       return { ...handlersOf(session), commit: () => ending(session, { kind: "commit" }) };
     },
+    releaseParked: (request) => during(() => storage.releaseParked(request)),
     settleParked: (turn, outcome) => during(() => storage.settleParked(turn, outcome)),
     changeParked: (change) => during(() => storage.changeParked(change)),
     transaction: async (work) => {

@@ -2,6 +2,7 @@
  * Parked messages beside what goes on in PostgreSQL: who waits for whom, what pools that take at the
  * same time get, what an index is asked, and which statements a shared transaction refuses.
  */
+import { randomUUID } from "node:crypto";
 import type { ParkedTurn, RecordRef, Storage, ToPark } from "@oncebox/core";
 import { postgresStorage } from "@oncebox/postgres";
 import { knexStorage } from "@oncebox/postgres/knex";
@@ -46,7 +47,7 @@ async function park(storage: Storage<ClientBase>, rows: readonly ToPark[]): Prom
 }
 
 const take = (storage: Storage<ClientBase>, more: Partial<typeof usual> = {}) =>
-  storage.takeParked({ ...usual, ...more });
+  storage.takeParked({ ...usual, token: randomUUID(), ...more });
 
 async function takeOne(storage: Storage<ClientBase>): Promise<ParkedTurn> {
   const [turn, ...others] = await take(storage);

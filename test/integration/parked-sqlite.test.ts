@@ -1,6 +1,7 @@
 // Parked messages in SQLite as several processes on one file meet them, and what is kept of their
 // bytes; what a handle refuses that others use at the same time, where only SQLite has it.
 
+import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import type { LogMark, PartitionClaim, SyncStorage, ToPark } from "@oncebox/core";
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
@@ -106,15 +107,17 @@ test("taking needs the write lock only where something is due", async () => {
   const writer = openDatabase(file);
   try {
     writer.exec("BEGIN IMMEDIATE");
-    expect(await hasty.takeParked(take)).toEqual([]);
+    expect(await hasty.takeParked({ ...take, token: randomUUID() })).toEqual([]);
     writer.exec(
       "UPDATE oncebox_parked_messages SET state = 'waiting', next_attempt_at = 0; COMMIT",
     );
     writer.exec("BEGIN IMMEDIATE");
-    const refused = await hasty.takeParked(take).catch((error: unknown) => error);
+    const refused = await hasty
+      .takeParked({ ...take, token: randomUUID() })
+      .catch((error: unknown) => error);
     expect(hasty.trouble(refused)).toBe("local");
     writer.exec("COMMIT");
-    expect((await hasty.takeParked(take)).length).toBe(2);
+    expect((await hasty.takeParked({ ...take, token: randomUUID() })).length).toBe(2);
   } finally {
     writer.close();
   }
@@ -133,10 +136,10 @@ test.each([
   expect((await worker.exited).signal).toBe("SIGKILL");
   const [lost] = await storage.parked(billing, everything);
   expect(lost).toMatchObject({ state: "retrying", attempts: 1 });
-  let turns = await storage.takeParked(take);
+  let turns = await storage.takeParked({ ...take, token: randomUUID() });
   while (turns.length === 0) {
     await new Promise((resolve) => setTimeout(resolve, 10));
-    turns = await storage.takeParked(take);
+    turns = await storage.takeParked({ ...take, token: randomUUID() });
   }
   expect(Date.now()).toBeGreaterThanOrEqual(lost?.nextAttemptAt ?? Number.POSITIVE_INFINITY);
   const [turn] = turns;
@@ -192,7 +195,7 @@ test("every byte of what was parked comes back, in each of its forms", async () 
   const expected = records.map(plain);
   const seen = await storage.parked(billing, everything);
   expect(seen.map(({ record }) => plain(record))).toStrictEqual(expected);
-  const turns = await storage.takeParked(take);
+  const turns = await storage.takeParked({ ...take, token: randomUUID() });
   const taken = turns.toSorted((a, b) => Number(a.id - b.id)).map(({ record }) => plain(record));
   expect(taken).toStrictEqual(expected);
   for (const { key, offset } of records) {

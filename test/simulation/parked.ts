@@ -216,8 +216,12 @@ export class ParkedWatch {
     after: StoredParked,
     { connection }: OpenTransaction,
   ): void {
-    if (this.#world.verbs.get(connection) !== "settle-parked") return;
     const turn = before.token === null ? undefined : this.#turns.get(before.token);
+    const verb = this.#world.verbs.get(connection);
+    if (verb === "release-parked" && turn?.begun) {
+      this.found.uncounted.push(`${messageOf(after)}: given back by who tries it`);
+    }
+    if (verb !== "settle-parked") return;
     const code = after.error?.code;
     if (code === kills) {
       if (!this.#endedTurns.has(name)) this.found.condemned.push(messageOf(after));

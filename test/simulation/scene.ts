@@ -1,6 +1,7 @@
 // Owns a stage for outcomes made by hand: one partition, one message that was handled as it should be,
 // and the means to do to it what a run would have done. What is found there, tests ask.
 
+import { randomUUID } from "node:crypto";
 import {
   type OnceboxEvent,
   type OutgoingRecord,
@@ -173,7 +174,13 @@ export class Scene {
   }
 
   async take(worker: typeof holder | typeof other) {
-    const request = { consumer: consumerName, topics: [orders.name], limit: 1, leaseMs: 1_000 };
+    const request = {
+      consumer: consumerName,
+      topics: [orders.name],
+      limit: 1,
+      leaseMs: 1_000,
+      token: randomUUID(),
+    };
     const [turn] = await this.done(this.#storages[worker].takeParked(request));
     if (turn === undefined) throw new Error("nothing is due");
     return turn;

@@ -120,6 +120,7 @@ export type {
   ParkedRecord,
   ParkedState,
   ParkedTurn,
+  ParkingVerbs,
   ToPark,
 } from "./ports/parking.ts";
 export type {

@@ -3,6 +3,7 @@
  *
  *   oncebox_among_parked, oncebox_park    of a chunk: what is parked already, what it sets aside
  *   oncebox_take_parked                   turns given to whoever tries again
+ *   oncebox_release_parked                turns given back, of which nobody was told
  *   oncebox_open_parked, oncebox_remove_parked   first and last statement of a turn
  *   oncebox_settle_parked                 what became of a turn that did not succeed
  *   oncebox_parked                        what people look at
@@ -85,6 +86,7 @@ export interface ParkingQueries {
   readonly amongParked: (key: ClaimKey, records: readonly RecordRef[]) => Statement;
   readonly park: (key: ClaimKey, xid: bigint, park: readonly ToPark[]) => Statement;
   readonly take: (request: Parameters<Storage<never>["takeParked"]>[0]) => Statement;
+  readonly release: (request: Parameters<Storage<never>["releaseParked"]>[0]) => Statement;
   readonly open: (turn: ParkedTurn) => Statement;
   readonly remove: (turn: ParkedTurn, xid: bigint) => Statement;
   readonly settle: (turn: ParkedTurn, outcome: ParkedOutcome) => Statement;
@@ -214,8 +216,8 @@ const recordColumns = `m.record_offset, m.record_time, m.key, m.value,
 // enough; parked_messages_pkey for the update. Locks the rows it takes, and waits for none: one that
 // is locked is being tried or changed by someone (SKIP LOCKED). A row that was changed between the
 // snapshot and the lock is compared again, so nobody takes it twice. statement_timestamp: the index
-// can be searched by it, and nothing waits in here. The token is made here: no process can guess or
-// repeat one, and whoever held the turn before is fenced.
+// can be searched by it, and nothing waits in here. The token is new with each request: whoever held
+// the turn before is fenced.
 const takeText = (own: string) => `
   WITH due AS MATERIALIZED (
     SELECT m.id, m.next_attempt_at FROM ${own}parked_messages m
@@ -227,7 +229,7 @@ const takeText = (own: string) => `
     FOR UPDATE OF m SKIP LOCKED
   ), taken AS (
     UPDATE ${own}parked_messages m
-    SET state = 'retrying', attempts = m.attempts + 1, token = gen_random_uuid(),
+    SET state = 'retrying', attempts = m.attempts + 1, token = $5,
       next_attempt_at = clock_timestamp() + $4::double precision * interval '1 millisecond'
     WHERE m.id = ANY (ARRAY(SELECT id FROM due))
     RETURNING m.*
@@ -235,6 +237,14 @@ const takeText = (own: string) => `
   SELECT m.id, m.topic, m.partition, m.token, m.attempts, ${recordColumns}
   FROM taken m JOIN due ON due.id = m.id
   ORDER BY due.next_attempt_at, due.id`;
+
+// Index: parked_messages_due, all of the consumer that are not dead: after a lost answer only. Locks
+// what it gives back, for this one statement; the token fences whoever was overtaken.
+const releaseText = (own: string) => `
+  UPDATE ${own}parked_messages
+  SET state = 'waiting', attempts = attempts - 1, token = NULL, next_attempt_at = clock_timestamp()
+  WHERE consumer = (SELECT c.id FROM ${own}consumers c WHERE c.name = $1)
+    AND state = 'retrying' AND token = $2`;
 
 // Index: parked_messages_pkey. Locks the row until the end of the transaction: whoever takes turns
 // passes it by, a skip waits for it. Safe because lock and comparison are one step: where the row
@@ -277,12 +287,14 @@ const settleText = (own: string) => `
 
 function turnQueries(own: string) {
   const take = define("take_parked", takeText(own), { prepare: false });
+  const release = define("release_parked", releaseText(own), { prepare: false });
   const open = define("open_parked", openText(own), { prepare: false });
   const remove = define("remove_parked", removeText(own), { prepare: false });
   const settle = define("settle_parked", settleText(own), { prepare: false });
   return {
-    take: ({ consumer, topics, limit, leaseMs }) =>
-      take(consumer, textArray(topics), limit, leaseMs),
+    take: ({ consumer, topics, limit, leaseMs, token }) =>
+      take(consumer, textArray(topics), limit, leaseMs, token),
+    release: ({ consumer, token }) => release(consumer, token),
     open: ({ id, token }) => open(id, token),
     remove: ({ id, token }, xid) => remove(id, token, xid),
     settle: ({ id, token }, { state, attempts, afterMs, error }) =>

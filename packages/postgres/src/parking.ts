@@ -8,9 +8,9 @@ import {
   type ParkedRecord,
   type ParkedTransaction,
   type ParkedTurn,
+  type ParkingVerbs,
   type Recorded,
   type RecordRef,
-  type Storage,
 } from "@oncebox/core";
 import type { Limits } from "./begin.ts";
 import type { Connection, Connections } from "./connections.ts";
@@ -118,8 +118,6 @@ function nameOf({ consumer, topic, partition, record }: ParkedTurn): string {
   return `parked ${topic}/${partition}@${record.offset} for ${consumer}`;
 }
 
-type ParkingVerbs = Pick<Storage<never>, "takeParked" | "settleParked" | "parked" | "changeParked">;
-
 export interface ParkingParts {
   readonly connections: Connections;
   readonly parking: ParkingQueries;
@@ -142,6 +140,14 @@ export function parkingVerbs(parts: ParkingParts): ParkingVerbs {
         ...{ consumer, topic, partition, id, token, attempts },
         record: recordOf(row),
       }));
+    },
+    releaseParked: async (request) => {
+      const { lockTimeoutMs } = limits;
+      const doing = `return of parked messages of ${request.consumer}`;
+      const { rowCount } = await ownTransaction(parts, { doing, lockTimeoutMs }, (connection) =>
+        connection.run(parking.release(request)),
+      );
+      return rowCount ?? 0;
     },
     settleParked: async (turn, outcome) => {
       const { lockTimeoutMs } = limits;

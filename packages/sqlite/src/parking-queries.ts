@@ -3,7 +3,7 @@
  * has found stays as it is until its transaction ends. Indexes are named as in 0004_parked.sql.
  */
 import type { ParkedFilter } from "@oncebox/core";
-import { newToken, nowMs } from "./queries.ts";
+import { nowMs } from "./queries.ts";
 
 const ofPartition = "consumer = ? AND topic = ? AND partition = ?";
 
@@ -52,14 +52,21 @@ export const dueText = `
 
 const recordColumns = "record_offset, record_time, key, value, headers";
 
-// By primary key, in the transaction that found it due. The token is made here: no process can guess
-// or repeat one, and whoever held the turn before is fenced.
+// By primary key, in the transaction that found it due. The token is new with each request: whoever held
+// the turn before is fenced.
 export const takeText = `
   UPDATE oncebox_parked_messages
-  SET state = 'retrying', attempts = attempts + 1, token = ${newToken},
+  SET state = 'retrying', attempts = attempts + 1, token = ?,
     next_attempt_at = ${nowMs} + ?
   WHERE id = ?
   RETURNING id, topic, partition, token, attempts, ${recordColumns}`;
+
+// By oncebox_parked_messages_due, all of the consumer that are not dead: after a lost answer only.
+export const releaseText = `
+  UPDATE oncebox_parked_messages
+  SET state = 'waiting', attempts = attempts - 1, token = NULL, next_attempt_at = ${nowMs}
+  WHERE consumer = (SELECT id FROM oncebox_consumers WHERE name = ?)
+    AND state = 'retrying' AND token = ?`;
 
 // First statement of a turn, by primary key, with the write lock held: what it proves stays true until
 // the transaction ends. A lease that has run out is still its holder's until another takes it. Changes

@@ -13,7 +13,7 @@ import {
   type ParkedPage,
   type ParkedState,
   type ParkedTurn,
-  type StorageVerbs,
+  type ParkingVerbs,
   sha256First16,
 } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
@@ -27,6 +27,7 @@ import {
   heldText,
   parkedText,
   redriveText,
+  releaseText,
   removeText,
   settleText,
   skipText,
@@ -35,7 +36,6 @@ import {
 import { auditText } from "./queries.ts";
 import { all, int, numberOf, one, prepared, run } from "./statements.ts";
 
-type ParkingVerbs = Pick<StorageVerbs, "takeParked" | "settleParked" | "parked" | "changeParked">;
 type Take = Parameters<ParkingVerbs["takeParked"]>[0];
 type Change = Parameters<ParkingVerbs["changeParked"]>[0];
 
@@ -63,6 +63,10 @@ export function parkingVerbs(access: Access): ParkingVerbs {
       const any = await reading(access, doing, (db) => due(db, request, 1).length > 0);
       return any ? writing(access, { doing }, (db) => take(db, request)) : [];
     },
+    releaseParked: ({ consumer, token }) =>
+      writing(access, { doing: `return of parked messages of ${consumer}` }, (db) =>
+        run(db, releaseText, consumer, token),
+      ),
     settleParked: (turn, { state, attempts, afterMs, error }) =>
       writing(access, { doing: `settling of ${nameOfTurn(turn)}` }, (db) => {
         const { changes } = prepared(db, settleText).run({
@@ -94,11 +98,11 @@ function due(db: Database, { consumer, topics }: Take, limit: number) {
 
 /** Found and taken with the write lock held: one by one, so in the order in which they were due. */
 function take(db: Database, request: Take): readonly ParkedTurn[] {
-  const { consumer, limit, leaseMs } = request;
+  const { consumer, limit, leaseMs, token } = request;
   return due(db, request, limit).map(({ id }) => {
-    const row = one<TurnRow>(db, takeText, msOf(leaseMs), id);
+    const row = one<TurnRow>(db, takeText, token, msOf(leaseMs), id);
     if (row === undefined) throw new TypeError("a parked message was found and is not there");
-    const { topic, token } = row;
+    const { topic } = row;
     const numbers = { partition: Number(row.partition), attempts: Number(row.attempts) };
     return { consumer, topic, ...numbers, id, token, record: recordOf(row) };
   });

@@ -101,6 +101,7 @@ function fakeStorage() {
     },
     noteClaim: async () => undefined,
     takeParked: async () => [],
+    releaseParked: async () => 0,
     settleParked: async () => true,
     lostClaims: async (claims: readonly PartitionClaim[]) =>
       claims.filter((one) => !holds(one) || rowOf(one.partition).nextOffset !== one.nextOffset),

@@ -72,6 +72,7 @@ function fakeStorage() {
     lostClaims: async () => [],
     noteClaim: async () => undefined,
     takeParked: async () => [],
+    releaseParked: async () => 0,
     trouble: (): null => null,
     claim: async (ref: PartitionRef): Promise<PartitionClaim> => {
       row.epoch += 1n;

@@ -35,7 +35,8 @@ function scene(
   const { clock, advance } = clockByHand();
   const events: OnceboxEvent[] = [];
   const settlements: ParkedOutcome[] = [];
-  const asked: unknown[] = [];
+  const asked: { readonly token: string }[] = [];
+  const released: string[] = [];
   const ran: number[] = [];
   const stop = new AbortController();
   const worker = redriveWorker({
@@ -46,6 +47,10 @@ function scene(
         const turn = turns.shift();
         if (turn instanceof Error) throw turn;
         return turn === undefined ? [] : [turn];
+      },
+      releaseParked: async ({ token }) => {
+        released.push(token);
+        return 1;
       },
       settleParked: async (_, outcome) => {
         const answer = settling.shift() ?? true;
@@ -70,7 +75,7 @@ function scene(
     cut: new AbortController().signal,
   });
   const done = worker.run(stop.signal);
-  return { advance, events, settlements, asked, ran, stop, done };
+  return { advance, events, settlements, asked, released, ran, stop, done };
 }
 
 describe("the redrive worker", () => {
@@ -80,6 +85,7 @@ describe("the redrive worker", () => {
     expect(ran).toEqual([6, 1]);
     expect(asked).toHaveLength(3);
     expect(asked[0]).toEqual({
+      token: asked[0]?.token,
       consumer: "billing",
       topics: ["orders"],
       limit: 1,
@@ -196,6 +202,17 @@ describe("the redrive worker", () => {
     expect(ran).toEqual([]);
     await advance(100);
     expect(ran).toEqual([6]);
+  });
+
+  it("gives back what a request without an answer may have taken, before it takes anything", async () => {
+    // Guards: an attempt that an outage spends, and a key that waits for the end of a lease.
+    const { asked, released, ran, advance } = scene([new Error("down"), turnOf(6)], []);
+    await settled();
+    expect(released).toEqual([]);
+    await advance(100);
+    expect([released, ran]).toEqual([[asked[0]?.token], [6]]);
+    await advance(1_000);
+    expect(released).toHaveLength(1);
   });
 
   it("ends when it is stopped, also while it waits", async () => {

@@ -10,6 +10,7 @@
  */
 import { HandlerError, type OnceboxError } from "../errors.ts";
 import type { Observer } from "../events.ts";
+import { uuidv7 } from "../ids.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { ParkedOutcome, ParkedTurn } from "../ports/parking.ts";
 import type { StorageVerbs } from "../ports/storage.ts";
@@ -26,7 +27,7 @@ const localRerunsMax = 10;
 
 export interface RedriveContext {
   readonly consumer: string;
-  readonly storage: Pick<StorageVerbs, "takeParked" | "settleParked">;
+  readonly storage: Pick<StorageVerbs, "takeParked" | "releaseParked" | "settleParked">;
   readonly clock: Clock;
   readonly observe: Observer;
   /** Topics that are handled and not paused now. */
@@ -50,6 +51,7 @@ export interface RedriveWorker {
 export function redriveWorker(context: RedriveContext): RedriveWorker {
   const { clock, observe, consumer, pollIntervalMs, permits } = context;
   const troubles = new Map<bigint, Troubles>();
+  const take = taker(context);
   const run = async (stopping: AbortSignal) => {
     let failures = 0;
     while (!stopping.aborted) {
@@ -58,7 +60,7 @@ export function redriveWorker(context: RedriveContext): RedriveWorker {
       const release = await permits.acquire(stopping);
       if (release === null) return;
       try {
-        const tried = await takeAndTry(context).finally(release);
+        const tried = await takeAndTry(context, take).finally(release);
         failures = 0;
         if (tried !== null) {
           await conclude(context, tried, troubles, stopping);
@@ -80,17 +82,36 @@ interface Tried {
   readonly outcome: ParkedOutcomeOfRun;
 }
 
+type Take = () => Promise<ParkedTurn | null>;
+
+/**
+ * Takes what is due first; null: nothing is. Where an answer was lost, nobody knows whether something was
+ * taken: it is given back before anything else is, or an outage would spend an attempt.
+ */
+function taker({ storage, consumer, clock, handlerTimeoutMs, ...context }: RedriveContext): Take {
+  let unanswered: string | null = null;
+  return async () => {
+    if (unanswered !== null) await storage.releaseParked({ consumer, token: unanswered });
+    unanswered = null;
+    const topics = context.topics();
+    if (topics.length === 0) return null;
+    const token = uuidv7(clock);
+    unanswered = token;
+    const leaseMs = handlerTimeoutMs + leaseMarginMs;
+    const [turn = null] = await storage.takeParked({ consumer, topics, limit: 1, leaseMs, token });
+    unanswered = null;
+    return turn;
+  };
+}
+
 /**
  * One at a time: a process that dies has spent an attempt of the one message it was trying, and of no
  * other. Null: nothing is due.
  */
-async function takeAndTry(context: RedriveContext): Promise<Tried | null> {
-  const { storage, consumer, clock, handlerTimeoutMs, cut } = context;
-  const topics = context.topics();
-  if (topics.length === 0) return null;
-  const leaseMs = handlerTimeoutMs + leaseMarginMs;
-  const [turn] = await storage.takeParked({ consumer, topics, limit: 1, leaseMs });
-  if (turn === undefined) return null;
+async function takeAndTry(context: RedriveContext, take: Take): Promise<Tried | null> {
+  const { clock, handlerTimeoutMs, cut } = context;
+  const turn = await take();
+  if (turn === null) return null;
   const { policy, runParked } = context.handlerOf(turn.topic);
   const attempt = turn.attempts;
   if (attempt > policy.attemptsMax) {

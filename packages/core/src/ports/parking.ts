@@ -40,7 +40,7 @@ export interface ToPark {
 /** The fenced right to try a parked message: the attempt was written down and committed before. */
 export interface ParkedTurn extends PartitionRef {
   readonly id: bigint;
-  /** Random, made by the database. */
+  /** That of the request that took it. */
   readonly token: string;
   readonly record: ParkedRecord;
   /** Tries so far, with this one. */
@@ -93,14 +93,24 @@ export interface ParkingVerbs {
    * I6. Takes parked messages that are due, heads of their keys only: those with no earlier message of
    * their key parked in their partition, in whatever state. A message without a key is always a head.
    * The attempt is counted and committed, and the turn is its holder's for `leaseMs`. Those due first
-   * come first.
+   * come first. `token`: a UUID used for this request only; where its answer is lost, it names what was
+   * taken.
    */
   readonly takeParked: (request: {
     readonly consumer: string;
     readonly topics: readonly string[];
     readonly limit: number;
     readonly leaseMs: number;
+    readonly token: string;
   }) => Promise<readonly ParkedTurn[]>;
+  /**
+   * Gives back the turns that a request took and that nobody has begun: its answer was lost. Due again
+   * at once, without the attempt. Returns how many; what another took since is left alone.
+   */
+  readonly releaseParked: (request: {
+    readonly consumer: string;
+    readonly token: string;
+  }) => Promise<number>;
   /** Ends a turn that did not succeed. False where it is held no more, and nothing was done. */
   readonly settleParked: (turn: ParkedTurn, outcome: ParkedOutcome) => Promise<boolean>;
   /** Parked messages, by id. Locks nothing. */

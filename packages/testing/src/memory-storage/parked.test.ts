@@ -1,4 +1,5 @@
 // What the storage suite does not ask of parked messages: exact times, and faults at each statement.
+import { randomUUID } from "node:crypto";
 import { ClaimLostError, CommitUnknownError, type ToPark } from "@oncebox/core";
 import { expect, it } from "vitest";
 import { manualClock } from "../manual-clock.ts";
@@ -31,7 +32,7 @@ async function scene() {
   const park = async (...records: readonly ToPark[]) =>
     (await storage.open(claim, [])).commit(100n, noMark, records);
   const take = (side = storage) =>
-    side.takeParked({ consumer, topics: [topic], limit: 10, leaseMs: 1_000 });
+    side.takeParked({ consumer, topics: [topic], limit: 10, leaseMs: 1_000, token: randomUUID() });
   const takeOne = async (side = storage) => {
     const [turn] = await take(side);
     if (turn === undefined) throw new Error("nothing to take");
@@ -111,6 +112,23 @@ it("has counted the attempt of a turn whose answer was lost", async () => {
   expect(await take()).toEqual([]);
   await clock.advance(1_000);
   expect((await takeOne()).attempts).toBe(3);
+});
+
+it("gives a turn back whose answer was lost, unless another has it since", async () => {
+  const { clock, database, storage, other, park, takeOne } = await scene();
+  await park(toPark(0n, "a"));
+  const request = { consumer, topics: [topic], limit: 1, leaseMs: 1_000, token: "lost" };
+  database.faults.onStatement = () => ({ fails: "reply-lost" });
+  await storage.takeParked(request).catch(() => {});
+  database.faults.onStatement = null;
+  expect(await storage.releaseParked({ consumer, token: "lost" })).toBe(1);
+  expect((await takeOne()).attempts).toBe(2);
+  await clock.advance(1_000);
+  await storage.takeParked(request);
+  await clock.advance(1_000);
+  const theirs = await takeOne(other);
+  expect(await storage.releaseParked({ consumer, token: "lost" })).toBe(0);
+  await (await other.openParked(theirs)).commit();
 });
 
 it("is nobody else's while the COMMIT of its turn is under way, however long", async () => {

@@ -9,7 +9,7 @@ import type {
   ParkedOutcome,
   ParkedPage,
   ParkedTurn,
-  StorageVerbs,
+  ParkingVerbs,
 } from "@oncebox/core";
 import type { Connection } from "./connection.ts";
 import { ownTransaction } from "./own-transaction.ts";
@@ -18,10 +18,10 @@ import { hexOf, type ParkedRow, registerLockTimeoutMs, type StorageParts } from 
 import { writeAudit } from "./registration.ts";
 import type { Transaction } from "./tables.ts";
 
-type ParkingVerbs = Pick<StorageVerbs, "takeParked" | "settleParked" | "parked" | "changeParked">;
-type Request = Parameters<StorageVerbs["takeParked"]>[0];
-type Change = Parameters<StorageVerbs["changeParked"]>[0];
-type Changed = Awaited<ReturnType<StorageVerbs["changeParked"]>>;
+type Request = Parameters<ParkingVerbs["takeParked"]>[0];
+type Release = Parameters<ParkingVerbs["releaseParked"]>[0];
+type Change = Parameters<ParkingVerbs["changeParked"]>[0];
+type Changed = Awaited<ReturnType<ParkingVerbs["changeParked"]>>;
 
 export function parkingVerbs(parts: StorageParts): ParkingVerbs {
   const { pool } = parts;
@@ -29,6 +29,10 @@ export function parkingVerbs(parts: StorageParts): ParkingVerbs {
     takeParked: (request) =>
       pool.with(`turns of ${request.consumer}`, (connection) =>
         connection.run("take-parked", (transaction) => take(parts, transaction, request)),
+      ),
+    releaseParked: (request) =>
+      pool.with(`return of turns of ${request.consumer}`, (connection) =>
+        connection.run("release-parked", (transaction) => release(parts, transaction, request)),
       ),
     settleParked: (turn, outcome) =>
       pool.with(`end of a turn of ${turn.consumer}`, (connection) =>
@@ -56,7 +60,7 @@ export function parkingVerbs(parts: StorageParts): ParkingVerbs {
 function take(
   { database }: StorageParts,
   transaction: Transaction,
-  { consumer, topics, limit, leaseMs }: Request,
+  { consumer, topics, limit, leaseMs, token }: Request,
 ): readonly ParkedTurn[] {
   const { tables, locks, clock } = database;
   const now = clock.now();
@@ -66,7 +70,6 @@ function take(
     .sort((a, b) => a.dueAt - b.dueAt)
     .slice(0, limit)
     .map((row) => {
-      const token = database.token();
       const attempts = row.attempts + 1;
       const lease = dueIn(database, leaseMs);
       const taken: ParkedRow = { ...row, state: "retrying", attempts, token, ...lease };
@@ -75,6 +78,31 @@ function take(
       const record = structuredClone(row.record);
       return { id, consumer, topic, partition, token, record, attempts };
     });
+}
+
+async function release(
+  parts: StorageParts,
+  transaction: Transaction,
+  { consumer, token }: Release,
+): Promise<number> {
+  const { database } = parts;
+  const isOurs = (row: ParkedRow) => row.state === "retrying" && row.token === token;
+  let released = 0;
+  for (const { topic, partition, record } of parkedRows(database, transaction, { consumer })) {
+    const key = parkedKey({ consumer, topic, partition }, record);
+    const find = () => database.tables.get(transaction, "parked", key) as ParkedRow | undefined;
+    const before = find();
+    if (before === undefined || !isOurs(before)) continue;
+    await database.tables.lock(transaction, `parked/${key}`, parts.lockTimeoutMs);
+    const row = find();
+    if (row === undefined || !isOurs(row)) continue;
+    const waiting = { state: "waiting", attempts: row.attempts - 1, token: null } as const;
+    database.tables.write(transaction, "parked", key, {
+      ...{ ...row, ...waiting, ...dueIn(database, 0) },
+    });
+    released += 1;
+  }
+  return released;
 }
 
 async function settle(

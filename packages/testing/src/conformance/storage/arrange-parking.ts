@@ -1,4 +1,5 @@
 /** What the cases of parked messages stand on: messages that are set aside, taken, looked at. */
+import { randomUUID } from "node:crypto";
 import type {
   ChunkTransaction,
   ParkedFilter,
@@ -92,7 +93,7 @@ export function take<Tx>(
   changes: Partial<TakeRequest> = {},
 ): Promise<readonly ParkedTurn[]> {
   const usual = { consumer, topics: [topic], limit: 100, leaseMs: longLeaseMs };
-  return storage.takeParked({ ...usual, ...changes });
+  return storage.takeParked({ ...usual, token: randomUUID(), ...changes });
 }
 
 /** Takes the only one that can be taken. */

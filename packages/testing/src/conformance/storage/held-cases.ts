@@ -22,6 +22,7 @@ import {
   muchLaterMs,
   park,
   recordedOf,
+  take,
   takeOne,
   toPark,
 } from "./arrange-parking.ts";
@@ -192,9 +193,7 @@ export const heldCases: readonly StorageCase[] = [
       const claimed = await park(storage, [toPark(0, "a"), toPark(1, "a"), toPark(2, "b")]);
       const found = () => recordedOf(storage, claimed, keyed(8, "a"), keyed(9, "b"));
       const next = async () => (await storage.open(claimed, [])).commit(8n, noMark);
-      const [first] = await storage.takeParked({
-        ...{ consumer, topics: [topic], limit: 1, leaseMs: muchLaterMs },
-      });
+      const [first] = await take(storage, { limit: 1, leaseMs: muchLaterMs });
       holds(first !== undefined, "a message must be taken");
       await finish(storage, first);
       // A chunk that parks nothing lets those be known that are there.
