@@ -308,6 +308,7 @@ describe("what kafkajs reads of a topic", () => {
 
   it("without a leader is read again soon", async () => {
     // Guards: kafkajs fetches nothing of a partition without leader, and reads metadata seldom.
+    vi.useFakeTimers({ toFake: ["performance", "setTimeout", "clearTimeout"] });
     const { hook, fetch, refreshMetadata } = scene(() => ({}));
     await fetch();
     const leaderless = {
@@ -317,10 +318,11 @@ describe("what kafkajs reads of a topic", () => {
     };
     hook.described({} as KafkaNode, leaderless);
     hook.described({} as KafkaNode, leaderless);
-    await vi.waitFor(() => expect(refreshMetadata).toHaveBeenCalledTimes(1), 2_000);
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(refreshMetadata).toHaveBeenCalledTimes(1);
     hook.described({} as KafkaNode, leaderless);
     hook.close();
-    await new Promise((resolve) => setTimeout(resolve, 0));
+    await vi.advanceTimersByTimeAsync(10_000);
     expect(refreshMetadata).toHaveBeenCalledTimes(1);
   });
 });

@@ -21,8 +21,9 @@ function completed(more: object) {
 }
 
 describe("on a storage that does not wait", () => {
-  it("a handler's time limit is refused", () => {
-    expect(() => completed({ handlerTimeoutMs: 100 })).toThrow(ConfigurationError);
+  it.each(["handlerTimeoutMs", "handlersAtOnceMax"])("%s is refused", (name) => {
+    // Guards: a limit that is set and has no effect.
+    expect(() => completed({ [name]: 100 })).toThrow(ConfigurationError);
   });
 
   it("undefined is a time limit that was not given", () => {

@@ -146,6 +146,8 @@ const defaults = {
 };
 
 const handlerTimeoutMs = 15_000;
+/** Of handlers that give way while they wait. */
+const asynchronousOnly = ["handlerTimeoutMs", "handlersAtOnceMax"];
 
 export type CompleteOptions<Tx> = Omit<ConsumerOptions<never>, "storage"> &
   Readonly<typeof defaults> & {
@@ -221,9 +223,11 @@ export function withDefaults<Tx>(
       `stallAfterMs (${complete.stallAfterMs}) must be above the broker's rebalanceTimeoutMs (${rebalanceTimeoutMs}) and sessionTimeoutMs (${sessionTimeoutMs}), or an ordinary rebalance looks like a silent client`,
     );
   }
-  if (given.storage.synchronous && set.some(([key]) => key === "handlerTimeoutMs")) {
-    problems.push("handlerTimeoutMs has no meaning on a synchronous storage: leave it out");
-  } else if (complete.handlerTimeoutMs > sessionTimeoutMs) {
+  const unfit = given.storage.synchronous ? asynchronousOnly : [];
+  for (const [key] of set.filter(([key]) => unfit.includes(key))) {
+    problems.push(`${key} has no meaning on a synchronous storage: leave it out`);
+  }
+  if (complete.handlerTimeoutMs > sessionTimeoutMs) {
     problems.push(
       `handlerTimeoutMs (${complete.handlerTimeoutMs}) must not exceed the broker's sessionTimeoutMs (${sessionTimeoutMs}), or a hung handler holds its partition longer than a dead process would`,
     );
