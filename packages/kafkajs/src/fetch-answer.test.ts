@@ -308,9 +308,9 @@ describe("what kafkajs reads of a topic", () => {
 
   it("without a leader is read again soon", async () => {
     // Guards: kafkajs fetches nothing of a partition without leader, and reads metadata seldom.
-    vi.useFakeTimers({ toFake: ["performance", "setTimeout", "clearTimeout"] });
     const { hook, fetch, refreshMetadata } = scene(() => ({}));
     await fetch();
+    vi.useFakeTimers({ toFake: ["performance", "setTimeout", "clearTimeout"] });
     const leaderless = {
       topic,
       topicErrorCode: 0,
