@@ -43,7 +43,7 @@ export const databaseBugs: readonly SeededBug[] = [
     replace: noComparison,
     without: fewerLayers,
     finds: ["doubled", "movedBack", "inverted", "totals", "strayCommit"],
-    seed: 28,
+    seed: 178,
     real: "I4: the position moves wherever it stands",
   },
   {
@@ -52,6 +52,7 @@ export const databaseBugs: readonly SeededBug[] = [
     replace: inFile(chunk, [firstLook, ""], [secondLook, "if (!row) throw claimLost(claim);"]),
     without: noComparison,
     finds: ["strayCommit"],
+    seed: 5,
     real: "I2: a chunk is opened under any claim",
   },
   {
@@ -70,7 +71,7 @@ export const databaseBugs: readonly SeededBug[] = [
       ]),
     ],
     finds: ["strayOpen", "strayCommit"],
-    seed: 36,
+    seed: 47,
     real: "I2 the token fences, not the epoch: after a fail-over an old epoch may fit again",
   },
   {
@@ -83,7 +84,7 @@ export const databaseBugs: readonly SeededBug[] = [
     ),
     without: noComparison,
     finds: ["doubled", "movedBack", "strayCommit", "inverted", "totals"],
-    seed: 178,
+    seed: 56,
     real: "I1: a chunk does not lock its partition's row",
   },
   {
@@ -124,7 +125,7 @@ export const databaseBugs: readonly SeededBug[] = [
       "",
     ]),
     finds: ["lost"],
-    seed: 28,
+    seed: 66,
     real: "I3: an id taken by the record's own position is a duplicate",
   },
   {
@@ -133,6 +134,7 @@ export const databaseBugs: readonly SeededBug[] = [
     replace: inFile(ownTransaction, ['if (outcome !== "committed") throw', "if (false) throw"]),
     without: fewerLayers,
     finds: ["groupAhead", "undrained", "lost"],
+    seed: 8,
     real: "T1: a transaction with a swallowed error passes for committed",
   },
   {
@@ -169,6 +171,7 @@ export const databaseBugs: readonly SeededBug[] = [
       "nextOffset: to, token: token && row.token, epoch,",
     ]),
     finds: ["undrained", "lost"],
+    seed: 165,
     real: "I2: a seek keeps the token",
   },
 ];

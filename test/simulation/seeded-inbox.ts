@@ -52,6 +52,7 @@ export const inboxBugs: readonly SeededBug[] = [
     }`,
     ]),
     finds: ["strayClaim"],
+    seed: 195,
     real: "a batch left over from an earlier assignment is dropped, and claims nothing",
   },
   {
@@ -73,6 +74,7 @@ export const inboxBugs: readonly SeededBug[] = [
       "batch.fetchedOffset < end.offset",
     ]),
     finds: ["lost", "inverted"],
+    seed: 82,
   },
   {
     name: "filtered batch not counted",
@@ -82,6 +84,7 @@ export const inboxBugs: readonly SeededBug[] = [
       'if (records.length === 0) return "empty";\n    const size = records.reduce(',
     ]),
     finds: ["undrained"],
+    seed: 6,
     real: "B3: what has no record is not accounted for",
   },
   {
@@ -119,7 +122,7 @@ export const inboxBugs: readonly SeededBug[] = [
       ],
     ),
     finds: ["unannounced"],
-    seed: 154,
+    seed: 98,
     real: "B7: a position outside the log is moved to its start",
   },
   {
@@ -136,8 +139,8 @@ export const inboxBugs: readonly SeededBug[] = [
       ]),
     ],
     finds: ["lost"],
-    real: "B7: a topic made anew passes for the old one",
     seed: 177,
+    real: "B7: a topic made anew passes for the old one",
   },
   {
     name: "last handled record not looked for",
@@ -147,7 +150,7 @@ export const inboxBugs: readonly SeededBug[] = [
       "this.#verifying = last !== null && last.offset < 0n ? last : null;",
     ]),
     finds: ["lost"],
-    seed: 112,
+    seed: 17,
   },
   {
     name: "unknown COMMIT taken as failed",
@@ -167,6 +170,7 @@ export const inboxBugs: readonly SeededBug[] = [
       'return { kind: "committed", applied: 0, duplicates: 0 };',
     ]),
     finds: ["lost", "groupAhead", "undrained"],
+    seed: 58,
     real: "unknown taken as committed: what was not is lost",
   },
   {
@@ -183,13 +187,14 @@ export const inboxBugs: readonly SeededBug[] = [
     why: "A chunk runs only where the row stands where the worker left it.",
     replace: inFile(chunk, ["transaction.nextOffset !== chunk.firstOffset", "false"]),
     finds: ["lost", "inverted"],
-    seed: 36,
+    seed: 67,
   },
   {
     name: "lost claims are not looked for while idle",
     why: "A claim that was taken while there was nothing to do is noticed, and taken again.",
     replace: inFile(`${folder}/watchdog.ts`, ["await checkClaims(context);", ""]),
     finds: ["undrained", "lost"],
+    seed: 17,
     real: "I1: a claim that was taken over is not told",
   },
   {
@@ -197,6 +202,7 @@ export const inboxBugs: readonly SeededBug[] = [
     why: "A Kafka client that is connected and owes answers is made anew.",
     replace: inFile(`${folder}/watchdog.ts`, ["context.silent(", "new Array("]),
     finds: ["undrained", "lost"],
+    seed: 20,
   },
   {
     name: "dead clients are not replaced",
@@ -206,6 +212,7 @@ export const inboxBugs: readonly SeededBug[] = [
       "failed: (error) => {\n        if (false)",
     ]),
     finds: ["absent", "undrained", "lost"],
+    seed: 13,
   },
   {
     name: "a hung handler is waited for",
@@ -236,7 +243,7 @@ export const inboxBugs: readonly SeededBug[] = [
     why: "A stop lets running chunks end within its deadline.",
     replace: inFile(consumer, ["await this.#atMost(left() - reserveMs, finished);", ""]),
     finds: ["hastyCut"],
-    seed: 62,
+    seed: 145,
     real: "A8: finishes the running chunk, commits the group's offset, starts nothing new",
   },
 ];

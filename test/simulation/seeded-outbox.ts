@@ -36,6 +36,7 @@ export const outboxBugs: readonly SeededBug[] = [
     ]),
     without: noSweep,
     finds: ["unpublished"],
+    seed: 14,
     real: "O3: the highest settled position is taken for a floor",
   },
   {
@@ -50,7 +51,7 @@ export const outboxBugs: readonly SeededBug[] = [
   for (const { lane, position } of below) {`,
     ]),
     finds: ["unpublished"],
-    seed: 21,
+    seed: 28,
     real: "O6: a settle deletes all up to the confirmed rows",
   },
   {
@@ -73,7 +74,6 @@ export const outboxBugs: readonly SeededBug[] = [
         tables.commit(apart);`,
     ]),
     finds: ["uncommitted"],
-    seed: 45,
     real: "O1: enqueue has a transaction of its own",
   },
   {
@@ -84,7 +84,7 @@ export const outboxBugs: readonly SeededBug[] = [
       'return lane.state === "active" && now >= 0;',
     ]),
     finds: ["strayPublish"],
-    seed: 56,
+    seed: 94,
     real: "are not sent when their lease is too short for a publish (A5)",
   },
   {
@@ -95,6 +95,7 @@ export const outboxBugs: readonly SeededBug[] = [
       "new Set([...result.acknowledged, ...result.unknown.map(({ index }) => index)])",
     ]),
     finds: ["unpublished"],
+    seed: 12,
     real: "B1: what was unknown is acknowledged",
   },
   {
@@ -105,6 +106,7 @@ export const outboxBugs: readonly SeededBug[] = [
       "",
     ]),
     finds: ["unpublished"],
+    seed: 12,
     real: "what a lost answer would have said, and goes on with a new connection",
   },
   {
@@ -115,6 +117,7 @@ export const outboxBugs: readonly SeededBug[] = [
       "if (batch.length > 0) void this.#send(",
     ]),
     finds: ["overlappingSends", "unpublished"],
+    seed: 12,
     real: "does not hold up reading the next and deleting the last, and is alone on its way",
   },
   {
@@ -125,6 +128,7 @@ export const outboxBugs: readonly SeededBug[] = [
       "if (this.#blocks.size >= 0) return undefined;",
     ]),
     finds: ["disordered", "unpublished"],
+    seed: 12,
     real: "of acknowledgements repeat messages, with the same ids and never out of order",
   },
   {
@@ -136,6 +140,6 @@ export const outboxBugs: readonly SeededBug[] = [
     ]),
     without: noSweep,
     finds: ["unpublished"],
-    seed: 312,
+    seed: 208,
   },
 ];

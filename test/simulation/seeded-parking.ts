@@ -28,6 +28,7 @@ const orderBugs: readonly SeededBug[] = [
       "if (hold.ended()) {\n    hold.shared?.();",
     ]),
     finds: ["lost", "totals", "doubled", "inverted"],
+    seed: 45,
   },
   {
     name: "any parked message of a key is a head",
@@ -65,6 +66,7 @@ const orderBugs: readonly SeededBug[] = [
       "",
     ]),
     finds: ["inverted"],
+    seed: 5,
   },
   {
     name: "given up in the place of others",
@@ -111,6 +113,7 @@ const effectBugs: readonly SeededBug[] = [
       ["if (transaction !== this.#begun) throw endedEarly(doing);", ""],
     ),
     finds: ["doubled", "parkedAstray"],
+    seed: 52,
   },
   {
     name: "parked row deleted before its redrive",
@@ -136,6 +139,7 @@ const effectBugs: readonly SeededBug[] = [
       "row?.id === turn.id",
     ]),
     finds: ["strayTurn"],
+    seed: 247,
   },
   {
     name: "derived ids by arrival",
@@ -180,6 +184,7 @@ const blameBugs: readonly SeededBug[] = [
       'attempts: turn.attempts - (outcome.kind === "trouble" && outcome.trouble === "local" ? 0 : 1), afterMs',
     ]),
     finds: ["overcounted"],
+    seed: 14,
   },
   {
     name: "local trouble spends attempts",
@@ -202,18 +207,21 @@ const blameBugs: readonly SeededBug[] = [
       "",
     ]),
     finds: ["falseAlarm", "condemned"],
+    seed: 50,
   },
   {
     name: "condemned after one process",
     why: "One process may end for any reason: the second that ends at the same message is its doing.",
     replace: inFile(plan, ["trying.claims < killsMax", "trying.claims < 1"]),
     finds: ["condemned"],
+    seed: 13,
   },
   {
     name: "not written down before it is tried alone",
     why: "Who tries a message alone writes it down before, so that the next process knows.",
     replace: inFile(claim, ['await storage.noteClaim(claim, { kind: "trying", offset });', ""]),
     finds: ["killLoop"],
+    seed: 13,
   },
 ];
 
