@@ -1,8 +1,8 @@
 import { defineConfig } from "vitest/config";
 
 // Groups run one after another: static checks and unit tests first, then what needs servers, then
-// clusters and chaos, each file alone, because it would starve whatever ran beside it on a small
-// machine.
+// clusters and chaos, two files at a time, because they would starve whatever ran beside them on a
+// small machine.
 export default defineConfig({
   test: {
     projects: [
@@ -75,7 +75,8 @@ export default defineConfig({
           include: ["test/chaos/**/*.test.ts"],
           testTimeout: 300_000,
           hookTimeout: 60_000,
-          fileParallelism: false,
+          // Most of a run is waiting for a successor.
+          maxWorkers: 2,
           sequence: { groupOrder: 4 },
         },
       },
