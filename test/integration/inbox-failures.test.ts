@@ -155,6 +155,48 @@ describe.skipIf(!hasKafka())("trouble of the database spends no attempt", () => 
     expect(s.ear.heard.filter(({ type }) => type === "inbox.blocked")).toEqual([]);
   });
 
+  it("B19: chunks of two partitions that lock the same rows get smaller, and all is applied", async () => {
+    // Guards the halving (plan.ts): chunks of full size would meet in the same deadlock again.
+    await using s = await scene({ partitions: 2 });
+    await s.pool.query("CREATE TABLE shared (id int PRIMARY KEY, n int)");
+    await s.pool.query("INSERT INTO shared VALUES (0, 0), (1, 0)");
+    const half = 4;
+    // Each has locked one row, and now wants the other's: the first time, both at once.
+    const waiting: (() => void)[] = [];
+    const met = new Promise<void>((resolve) => {
+      waiting.push(resolve);
+    });
+    let arrived = 0;
+    const consumer = s
+      .bareConsumer({ chunkSizeMax: 2 * half })
+      .handle(textTopic(s.topic), async ({ value, partition, offset }, tx, { attempt }) => {
+        if (offset === BigInt(half)) {
+          arrived += 1;
+          if (arrived === 2) for (const go of waiting) go();
+          await met;
+        }
+        const row = offset < BigInt(half) ? partition : 1 - partition;
+        await tx.query("UPDATE shared SET n = n + 1 WHERE id = $1", [row]);
+        await tx.query("INSERT INTO effects (value, attempt) VALUES ($1, $2)", [value, attempt]);
+      });
+    const values = (of: string) => Array.from({ length: 2 * half }, (_, i) => `${of}${i}`);
+    await s.produce(0, ...values("a"));
+    await s.produce(1, ...values("b"));
+    await consumer.start();
+    const { partition } = await s.ear.waitFor("inbox.chunk-rerun");
+    const applied = await s.effectsReach(4 * half);
+    for (const of of ["a", "b"]) {
+      expect(applied.filter((value) => value.startsWith(of))).toEqual(values(of));
+    }
+    const sizes = s.ear.heard.flatMap((event) =>
+      event.type === "inbox.chunk-opening" && event.partition === partition ? event.messages : [],
+    );
+    expect(sizes).toEqual([2 * half, half, expect.any(Number), ...sizes.slice(3)]);
+    const { rows } = await s.pool.query("SELECT DISTINCT attempt FROM effects");
+    expect(rows).toEqual([{ attempt: 1 }]);
+    expect(s.ear.heard.filter(({ type }) => type === "inbox.blocked")).toEqual([]);
+  });
+
   it("B5: the database is gone for a while: the consumer waits and goes on unaided", async () => {
     const server = await startPostgres();
     try {

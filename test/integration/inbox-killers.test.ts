@@ -1,4 +1,7 @@
 /** Messages that end the process which handles them, in the log and parked. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createOperator } from "@oncebox/core";
 import { describe, expect, inject, it } from "vitest";
 import { spawnWorker, type Worker } from "../fixtures/child.ts";
@@ -73,6 +76,43 @@ describe.skipIf(!hasKafka())("a message that kills the process", () => {
     expect(await parkedOf(s)).toEqual([[0, "dead", "message-kills-process"]]);
     await s.consumer().start();
     expect(await s.effectsReach(2)).toEqual(["slow", "slow"]);
+  });
+
+  it("A10: one whose handler blocks its process is done by another, and never by both", {
+    timeout: 90_000,
+  }, async () => {
+    // Guards the fence and the database's own time-out: who blocks runs no timer, and comes back late.
+    await using s = await scene();
+    const folder = mkdtempSync(join(tmpdir(), "oncebox-outside-"));
+    const { name: consumer, topic, databaseUrl } = s;
+    const settings: DyingSettings = {
+      ...{ consumer, topic, databaseUrl, attemptsMax: 20, outside: join(folder, "marker") },
+      brokers: inject("kafkaBrokers") ?? [],
+    };
+    const start = () => spawnWorker(file, { args: [JSON.stringify(settings)] });
+    const workers = [start()];
+    try {
+      await s.produce(0, "a", "blocks", "b");
+      const [blocked] = workers as [Worker];
+      await blocked.waitFor("blocking");
+      const other = start();
+      workers.push(other);
+      await other.waitFor(
+        ({ step, data }) => step === "inbox.chunk-committed" && data?.nextOffset === "3",
+      );
+      // What it had under way when it was blocked.
+      const ends = ["inbox.chunk-rerun", "inbox.fenced", "inbox.blocked", "inbox.commit-unknown"];
+      await blocked.waitFor(({ step }) => ends.includes(step));
+      await s.produce(0, "c");
+      const last = ({ step, data }: Step) =>
+        step === "inbox.chunk-committed" && data?.nextOffset === "4";
+      await Promise.race(workers.map((worker) => worker.waitFor(last)));
+      expect(await s.effects()).toEqual(["a", "blocks", "b", "c"]);
+    } finally {
+      for (const worker of workers) worker.kill("SIGTERM");
+      await Promise.all(workers.map((worker) => worker.exited));
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 
   it("E9: while it is parked is counted before each try, and ends dead", {

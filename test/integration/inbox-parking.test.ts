@@ -1,5 +1,6 @@
 /** What becomes of messages that keep failing: parked by key, tried again beside, dead, redriven, skipped. */
-import { createOperator, PermanentError } from "@oncebox/core";
+import { randomBytes } from "node:crypto";
+import { bytes, createOperator, defineTopic, PermanentError } from "@oncebox/core";
 import type { ClientBase } from "pg";
 import { describe, expect, it } from "vitest";
 import { startPostgres } from "../fixtures/postgres.ts";
@@ -77,6 +78,39 @@ describe.skipIf(!hasKafka())("a message that keeps failing", () => {
     ]);
     // Not in the text of the error, but as they were.
     expect(Buffer.from(found[0]?.record.value ?? [])).toEqual(Buffer.from([0xff, 0xfe]));
+  });
+
+  it("E7: is parked as it was, however large or odd, with as much of its error as fits", async () => {
+    // Guards: a value that is no text, and an error that no column takes, fail the parking itself.
+    await using s = await scene();
+    const value = randomBytes(900_000);
+    const headers = { odd: Buffer.from([0x00, 0xff]), empty: "" };
+    let broken = true;
+    const seen: Uint8Array[] = [];
+    const consumer = s.bareConsumer({ redriveIntervalMs: 20 }).handle(
+      defineTopic({ name: s.topic, value: bytes() }),
+      async (message, tx) => {
+        if (message.offset === 0n && broken)
+          throw new Error(`\u0000\ud800${"x".repeat(1_000_000)}`);
+        seen.push(message.value);
+        await tx.query("INSERT INTO effects (value) VALUES ($1)", [String(message.offset)]);
+      },
+      { retry: { ...quick, redriveBackoffMaxMs: 20, attemptsMax: 1_000 } },
+    );
+    await s.produce(0, { key: Buffer.from([0x00, 0xfe]), value, headers } as never, "next");
+    await consumer.start();
+    expect(await s.effectsReach(1)).toEqual(["1"]);
+    await s.ear.waitFor("inbox.redrive-failed");
+    const [parked] = await operatorOf(s).parked({ consumer: s.name });
+    expect(Buffer.from(parked?.record.key ?? [])).toEqual(Buffer.from([0x00, 0xfe]));
+    expect(parked?.record.headers.map(([name, each]) => [name, Buffer.from(each ?? [])])).toEqual([
+      ["odd", Buffer.from([0x00, 0xff])],
+      ["empty", Buffer.alloc(0)],
+    ]);
+    expect(parked?.error?.text.length).toBeLessThan(10_000);
+    broken = false;
+    expect(await s.effectsReach(2)).toEqual(["1", "0"]);
+    expect(value.equals(seen.at(-1) ?? Buffer.alloc(0))).toBe(true);
   });
 
   it("is dead when its tries are spent or cannot help, holds its key, and waits for a person", async () => {

@@ -18,7 +18,7 @@ function countOf(database: Database.Database, text: string): number {
   return database.prepare(text).pluck().get() as number;
 }
 
-test("10,000 messages, four processes, kills: nothing lost, nothing doubled", async () => {
+test("B15: 10,000 messages, four processes, kills: nothing lost, nothing doubled", async () => {
   const { folder, remove } = temporaryFolder();
   const file = join(folder, "main.db");
   const database = openDatabase(file);

@@ -72,7 +72,7 @@ test("outbox and inbox answer at once, in the caller's own transaction", async (
   expect(() => outbox.enqueue(database, message)).toThrow(/without an open transaction/);
 });
 
-test("a transaction is refused a promise, and rolled back", () => {
+test("B14: a transaction is refused a promise, and rolled back", () => {
   const storage = sqliteStorage({ database });
   const work = async () => insert(database, "lost");
   expect(() => storage.transactionSync(work)).toThrow(/returned a promise/);
@@ -81,7 +81,7 @@ test("a transaction is refused a promise, and rolled back", () => {
   expect(effectsOf(database)).toEqual(["kept"]);
 });
 
-test("an async function is refused as a handler before anything runs", () => {
+test("B14: an async function is refused as a handler before anything runs", () => {
   const storage = sqliteStorage({ database });
   const broker = {
     timing: { sessionTimeoutMs: 10_000, heartbeatIntervalMs: 1_000, rebalanceTimeoutMs: 10_000 },
@@ -130,7 +130,7 @@ test("savepoints of a handler are its own", async () => {
   expect(effectsOf(database)).toEqual(["kept"]);
 });
 
-test("while another process holds the lock, a try is short, local trouble, and restores the wait", async () => {
+test("B15: while another process holds the lock, a try is short, local trouble, and restores the wait", async () => {
   const storage = sqliteStorage({ database, busyTimeoutMs: 200 });
   const claim = await claimed(storage);
   const other = openDatabase(file);
