@@ -8,6 +8,12 @@ import type { Task, Told } from "./main.ts";
 /** A single seed takes a tenth of a second; a child that is silent for so long goes round in circles. */
 const silenceMaxMs = 60_000;
 
+/**
+ * What was killed in a seed is never ended, and Node keeps each combined signal that somebody listens to:
+ * some hundred kilobytes a seed stay until the process ends.
+ */
+const seedsPerProcess = 1_000;
+
 /** Every line of one child, parsed. Rejects where it fails, or hangs. */
 export async function inChild<Line>(
   program: string,
@@ -51,14 +57,15 @@ export interface Span {
 /** Runs seeds in several processes at once. A seed that hangs or breaks its process is a finding. */
 export async function runSeeds(
   program: string,
-  { from, seeds, jobs }: Span,
+  { from, seeds: total, jobs }: Span,
   each: (told: Told) => void,
 ): Promise<void> {
   const one = async (job: number) => {
     let next = from + job;
-    const left = () => from + seeds - next;
+    const left = () => from + total - next;
     while (left() > 0) {
-      const task: Task = { kind: "run", from: next, seeds: left(), step: jobs, until: [] };
+      const seeds = Math.min(left(), seedsPerProcess * jobs);
+      const task: Task = { kind: "run", from: next, seeds, step: jobs, until: [] };
       try {
         await inChild<Told>(program, task, (told) => {
           next = told.seed + jobs;
