@@ -27,12 +27,20 @@ export interface Feed {
 
 let feeds = 0;
 
-/** Messages per second of a consumer, from its start until it has moved past all records. */
+/**
+ * Messages per second of a consumer, from when it stands at the record `from` (its start, by default)
+ * until it has moved past all.
+ */
 export async function drainRate(
   records: readonly BrokerRecord[],
   make: (feed: Feed) => AsyncDisposable & { readonly start: () => Promise<void> },
+  from = 0,
 ): Promise<number> {
   feeds += 1;
+  let arrived = () => {};
+  const there = new Promise<void>((resolve) => {
+    arrived = resolve;
+  });
   let done = () => {};
   const drained = new Promise<void>((resolve) => {
     done = resolve;
@@ -42,12 +50,17 @@ export async function drainRate(
     broker: memoryFeed(records),
     observer: (event) => {
       if (event.type !== "inbox.chunk-committed") return;
+      if (event.nextOffset >= BigInt(from)) arrived();
       if (event.nextOffset >= BigInt(records.length)) done();
     },
   });
   // Awaited here: otherwise the service would be disposed of first.
-  return await rate(records.length, async () => {
+  if (from > 0) {
     await consumer.start();
+    await there;
+  }
+  return await rate(records.length - from, async () => {
+    if (from === 0) await consumer.start();
     await drained;
   });
 }
