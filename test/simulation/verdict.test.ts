@@ -292,3 +292,16 @@ it("an effect whose handler should publish owes a message", async () => {
 it("a handler that commits behind our back may be repeated", async () => {
   expect(await outcomeOf((scene) => scene.count(), { committing: 0.1 })).toEqual({});
 });
+
+it("what it has committed owes no message where a person gives its message up", async () => {
+  const torn: Act = async (scene) => {
+    const record = { key: "k", value: JSON.stringify({ id: "m1" }) };
+    scene.world.outside.admin.produce(invoices.name, 0, [record]);
+    await scene.park(null, 0);
+    await scene.apply(2);
+    await scene.skip();
+  };
+  expect(await outcomeOf(torn, { publishing: true, committing: 0.1 })).toEqual({});
+  const found = await outcomeOf(torn, { publishing: true });
+  expect(found.unpublished).toEqual([expect.stringMatching(/^invoice m2/)]);
+});

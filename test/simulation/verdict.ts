@@ -161,7 +161,7 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   const report = check(historyOf(world, witness, judged, effects));
   for (const [name, list] of Object.entries(report.found)) findings.set(name as Anomaly, list);
   if (world.plan.publishing) {
-    const published = check(invoiceHistory(world, effects));
+    const published = check(invoiceHistory(world, effects, givenUp(judged)));
     for (const name of ["unpublished", "uncommitted", "disordered"] as const) {
       const own = published.found[name].map((line) => `invoice ${line}`);
       findings.set(name, [...(findings.get(name) ?? []), ...own]);
@@ -228,11 +228,26 @@ function historyOf(
 }
 
 /** What the handlers published: each effect owes one message, in the order of its key's effects. */
-function invoiceHistory(world: World, effects: readonly Effect[]): History {
+function givenUp({ parked }: Judged): ReadonlySet<string> {
+  return new Set(parked.history().flatMap(({ id, end }) => (end === "skipped" ? [id] : [])));
+}
+
+function invoiceHistory(
+  world: World,
+  effects: readonly Effect[],
+  skipped: ReadonlySet<string>,
+): History {
+  const records = recordsOf(world, invoices.name);
+  const published = new Set(records.map(({ id }) => id));
+  // What a handler has committed behind our back stays where a person gives its message up then, and
+  // what it would have published was perhaps never written.
+  const torn = ({ id }: Effect) =>
+    world.plan.committing > 0 && skipped.has(id) && !published.has(id);
+  const owed = effects.filter((effect) => !torn(effect));
   return {
-    intents: effects.map(({ id, key, sequence }) => ({ id, key, sequence, state: "acknowledged" })),
-    committed: effects.map(({ id }) => id),
-    records: recordsOf(world, invoices.name),
+    intents: owed.map(({ id, key, sequence }) => ({ id, key, sequence, state: "acknowledged" })),
+    committed: owed.map(({ id }) => id),
+    records,
     ...{ logEnds: [], deliveries: [], effects: [], positions: [], offsets: [] },
   };
 }
