@@ -293,7 +293,7 @@ it("a handler that commits behind our back may be repeated", async () => {
   expect(await outcomeOf((scene) => scene.count(), { committing: 0.1 })).toEqual({});
 });
 
-it("what it has committed owes no message where a person gives its message up", async () => {
+it("what it has committed owes no message where its message is given up", async () => {
   const torn: Act = async (scene) => {
     const record = { key: "k", value: JSON.stringify({ id: "m1" }) };
     scene.world.outside.admin.produce(invoices.name, 0, [record]);

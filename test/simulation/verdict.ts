@@ -228,21 +228,21 @@ function historyOf(
 }
 
 /** What the handlers published: each effect owes one message, in the order of its key's effects. */
+/** Skipped, or parked to the end. */
 function givenUp({ parked }: Judged): ReadonlySet<string> {
-  return new Set(parked.history().flatMap(({ id, end }) => (end === "skipped" ? [id] : [])));
+  return new Set(parked.history().flatMap(({ id, end }) => (end === null ? [] : [id])));
 }
 
 function invoiceHistory(
   world: World,
   effects: readonly Effect[],
-  skipped: ReadonlySet<string>,
+  left: ReadonlySet<string>,
 ): History {
   const records = recordsOf(world, invoices.name);
   const published = new Set(records.map(({ id }) => id));
-  // What a handler has committed behind our back stays where a person gives its message up then, and
+  // What a handler has committed behind our back stays where its message is dead then or given up, and
   // what it would have published was perhaps never written.
-  const torn = ({ id }: Effect) =>
-    world.plan.committing > 0 && skipped.has(id) && !published.has(id);
+  const torn = ({ id }: Effect) => world.plan.committing > 0 && left.has(id) && !published.has(id);
   const owed = effects.filter((effect) => !torn(effect));
   return {
     intents: owed.map(({ id, key, sequence }) => ({ id, key, sequence, state: "acknowledged" })),
