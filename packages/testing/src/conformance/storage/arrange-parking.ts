@@ -1,5 +1,4 @@
 /** What the cases of parked messages stand on: messages that are set aside, taken, looked at. */
-import { randomUUID } from "node:crypto";
 import type {
   ChunkTransaction,
   ParkedFilter,
@@ -93,7 +92,7 @@ export function take<Tx>(
   changes: Partial<TakeRequest> = {},
 ): Promise<readonly ParkedTurn[]> {
   const usual = { consumer, topics: [topic], limit: 100, leaseMs: longLeaseMs };
-  return storage.takeParked({ ...usual, token: randomUUID(), ...changes });
+  return storage.takeParked({ ...usual, token: crypto.randomUUID(), ...changes });
 }
 
 /** Takes the only one that can be taken. */

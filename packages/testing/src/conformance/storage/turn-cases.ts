@@ -1,5 +1,4 @@
 /** I6: parked messages are tried in the order of their keys, each by one process at a time. */
-import { randomUUID } from "node:crypto";
 import type { ParkedTurn, Storage } from "@oncebox/core";
 import { eventually, holds, rejected, same, within } from "../check.ts";
 import {
@@ -238,12 +237,12 @@ const fenceCases: readonly StorageCase[] = [
       await register(storage, 0n);
       await park(storage, [toPark(0, "a"), toPark(1, "b"), toPark(2, "c")]);
       const [kept] = await take(storage, { limit: 1 });
-      const token = randomUUID();
+      const token = crypto.randomUUID();
       const [lost] = await take(storage, { token });
       holds(kept !== undefined && lost !== undefined, "two requests must take something");
       const other = another();
       const release = (changes = {}) => other.releaseParked({ consumer, token, ...changes });
-      same(await release({ token: randomUUID() }), 0, "how many another token gives back");
+      same(await release({ token: crypto.randomUUID() }), 0, "how many another token gives back");
       same(await release({ consumer: "unknown" }), 0, "how many are another consumer's");
       same(await release(), 2, "how many are given back");
       same(await release(), 0, "how many are given back again");
