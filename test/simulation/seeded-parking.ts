@@ -152,6 +152,7 @@ const effectBugs: readonly SeededBug[] = [
     why: "A turn that another has by then writes no letter.",
     replace: inFile(verbs, ["if (held) enqueueRows(", "enqueueRows("]),
     finds: ["unlettered"],
+    seed: 137,
     real: "I6 a turn that is held no more leaves no letter",
   },
   {

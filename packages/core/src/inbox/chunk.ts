@@ -1,7 +1,7 @@
 /**
  * One chunk, one transaction: prove the claim, record the ids, run the handlers, set aside what is
- * given up, with its dead letter, advance, commit. It answers what became of the transaction and decides nothing about what
- * happens next.
+ * given up, with its letter, advance, commit. It answers what became of the transaction and decides
+ * nothing about what happens next.
  *
  *   open ──▶ handle … handle ──▶ commit ──▶ committed
  *    │          │                  │

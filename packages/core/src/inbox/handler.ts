@@ -134,8 +134,8 @@ export interface HandlerOptions {
   readonly retry?: RetryOptions;
   /**
    * A topic that gets a copy of each message that is dead, or dropped, through the outbox: the copy is
-   * written in the transaction in which the message dies. The message itself stays parked. Has no
-   * meaning with `block`.
+   * written in the transaction in which the message dies. What is dead stays parked all the same.
+   * Refused with `block`, which gives nothing up.
    * @defaultValue none
    */
   readonly deadLetter?: DeadLetterOptions;

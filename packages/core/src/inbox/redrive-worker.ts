@@ -143,7 +143,7 @@ async function conclude(
     outcome = { kind: "failed", error: troubleOf(turn, outcome.error) };
   }
   const settled = settlement(policy, turn, outcome, met.times, context.clock.random());
-  const letter = settled?.state === "dead" ? letterTo(context, turn, outcome) : null;
+  const letter = settled?.state === "dead" ? letterFor(context, turn, outcome) : null;
   const held = settled === null || (await settle(context, turn, settled, letter, stopping));
   tell(context, turn, held ? outcome : { kind: "fenced" }, settled);
 }
@@ -161,7 +161,7 @@ function troublesAfter(before: Troubles, outcome: ParkedOutcomeOfRun): Troubles 
 }
 
 /** The letter of what died; null: none is asked for, or it cannot be written, which is told. */
-function letterTo(
+function letterFor(
   context: RedriveContext,
   turn: ParkedTurn,
   outcome: ParkedOutcomeOfRun,
