@@ -69,9 +69,9 @@ export function enqueueRows(
   transaction: Transaction,
   rows: readonly OutboxEntry[],
 ): void {
-  for (const row of rows) {
+  for (const row of structuredClone(rows)) {
     const position = tables.next("outbox");
-    tables.write(transaction, "outbox", String(position), { ...structuredClone(row), position });
+    tables.write(transaction, "outbox", String(position), { ...row, position });
   }
 }
 
