@@ -159,6 +159,7 @@ const optionSources: Readonly<Record<string, string>> = {
   ConsumerOptions: "packages/core/src/inbox/consumer-options.ts",
   HandlerOptions: "packages/core/src/inbox/handler.ts",
   RetryOptions: "packages/core/src/inbox/handler.ts",
+  DeadLetterOptions: "packages/core/src/inbox/handler.ts",
   LostPositionPolicy: "packages/core/src/inbox/lost-position.ts",
   SyncConsumerOptions: "packages/core/src/inbox/consumer-options.ts",
   InboxOptions: "packages/core/src/inbox/inbox.ts",

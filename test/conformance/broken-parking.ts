@@ -366,6 +366,7 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   "I6: a turn is settled under any token": [
     "I6 a turn whose lease ran out is taken by another; the old one changes nothing",
     "I6 the token fences a turn: with the right id and another token nothing is done",
+    "I6 a turn that is held no more leaves no letter",
   ],
   "I6: a turn that is settled without an error loses the last one": [
     "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",

@@ -22,6 +22,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
+import { brokenLetters } from "./broken-letters.ts";
 import { brokenNativeParking } from "./broken-sqlite-parking.ts";
 import { brokenVerbs, opening, wrapped } from "./broken-verbs.ts";
 import type { SqliteVariant } from "./sqlite-knex-under-test.ts";
@@ -234,6 +235,7 @@ const {
 /** As above; tried through knex. */
 export const brokenKnex = {
   ...verbs,
+  ...brokenLetters,
   "T1: a handle lives on when its handler has ended": wrapped((storage) => ({
     open: opening(storage, (chunk) => ({
       handle: (use) => ({ ...chunk.handle(use), end: () => {} }),

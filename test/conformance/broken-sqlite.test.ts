@@ -5,6 +5,7 @@ import type { Knex } from "knex";
 import { afterAll, describe, expect, test } from "vitest";
 import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import type { Session } from "../fixtures/sqlite-session.ts";
+import { noticedLetters } from "./broken-letters.ts";
 import { noticedNativeParking } from "./broken-sqlite-parking.ts";
 import { brokenKnex, brokenNative } from "./broken-sqlite-storages.ts";
 import { promisesOf, titleOf, tryBroken } from "./broken-trial.ts";
@@ -279,6 +280,7 @@ const ofVerbs = Object.entries(noticedVerbs).map(([name, titles]) => {
 
 const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
   ...Object.fromEntries(ofVerbs),
+  ...noticedLetters,
   "T1: a handle lives on when its handler has ended": [
     "T1 a handler's handle is dead after end(), while the chunk goes on",
     "I5 handlers may use shared handles of one chunk at the same time, each until its own end",
@@ -306,6 +308,7 @@ const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
     "I6 a turn that is rolled back leaves no effect, and its message as it was",
     "I6 nor is one whose handler ends its transaction early and begins anew",
     "I6 a turn that was destroyed leaves no effect, and its message as it was",
+    "I6 a turn whose letters cannot be written is not settled, and none of them is there",
     "O1 enqueue in a transaction that rolls back leaves nothing",
   ],
 };

@@ -182,7 +182,7 @@ export async function knexUnderTest({
       seek: (request) => during(() => storage.seek(request)),
       openParked: (turn) => during(() => storage.openParked(turn)),
       releaseParked: (request) => during(() => storage.releaseParked(request)),
-      settleParked: (turn, outcome) => during(() => storage.settleParked(turn, outcome)),
+      settleParked: (...args) => during(() => storage.settleParked(...args)),
       changeParked: (change) => during(() => storage.changeParked(change)),
     };
   };

@@ -154,7 +154,7 @@ function waitingStorage(
       return { ...handlersOf(session), commit: () => ending(session, { kind: "commit" }) };
     },
     releaseParked: (request) => during(() => storage.releaseParked(request)),
-    settleParked: (turn, outcome) => during(() => storage.settleParked(turn, outcome)),
+    settleParked: (...args) => during(() => storage.settleParked(...args)),
     changeParked: (change) => during(() => storage.changeParked(change)),
     transaction: async (work) => {
       const { session } = await beginning({ kind: "transaction" });

@@ -44,6 +44,15 @@ describe.skipIf(!hasKafka())("set-up", () => {
     expect(() => consumer.handle(topic, run, { retry: { tries: 1 } as never })).toThrow(/tries/);
     const waits = { onFailure: "block", retry: { attemptsMax: 3 } } as const;
     expect(() => consumer.handle(topic, run, waits)).toThrow(/retry has no meaning/);
+    const letters = (deadLetter: object, more = {}) =>
+      consumer.handle(topic, run, { deadLetter, ...more } as never);
+    expect(() => letters({})).toThrow(/deadLetter: topic is missing/);
+    expect(() => letters({ topic: "no topic" })).toThrow(/topic must be a Kafka topic name/);
+    // It would feed itself.
+    expect(() => letters({ topic: s.topic })).toThrow(/other than the handler's own/);
+    expect(() => letters({ topic: "dead", headers: "own" })).toThrow(/headers must be one of/);
+    const never = { onFailure: "block" };
+    expect(() => letters({ topic: "dead" }, never)).toThrow(/deadLetter has no meaning/);
     const ordered = { ordering: "key" } as never;
     expect(() => consumer.handleBatch(topic, run, ordered)).toThrow(/ordering is unknown/);
     expect(() => consumer.handle(topic, undefined as never)).toThrow(/must be a function/);

@@ -5,7 +5,7 @@
 import type { ParkedTransaction, ParkedTurn } from "@oncebox/core";
 import { behind, type MemoryTx } from "@oncebox/testing";
 import type { Parked } from "../fixtures/checker.ts";
-import type { OpenTransaction, StoredPosition, World } from "./world.ts";
+import { lettersTopic, type OpenTransaction, type StoredPosition, type World } from "./world.ts";
 
 /** What is wrong about each. */
 export const parkedManners = {
@@ -16,6 +16,7 @@ export const parkedManners = {
   killLoop: "messages that end process after process and are never given up",
   vanished: "parked messages that were taken away by nobody who may",
   unsettled: "parked messages that could be tried, and that nobody tries",
+  unlettered: "deaths of parked messages and letters of them that were not committed together",
 } as const;
 
 /** A row of parked messages, as far as it is looked at from outside. */
@@ -28,6 +29,12 @@ interface StoredParked {
   readonly attempts: number;
   readonly token: string | null;
   readonly error: { readonly code: string } | null;
+}
+
+/** A row of the outbox that is a letter. */
+interface StoredLetter {
+  readonly topic: string;
+  readonly value: Uint8Array | null;
 }
 
 /** A try of a parked message, as the outside knows it. */
@@ -55,6 +62,7 @@ export class ParkedWatch {
     killLoop: [],
     vanished: [],
     unsettled: [],
+    unlettered: [],
   };
   readonly #world: World;
   /** By token. */
@@ -176,13 +184,21 @@ export class ParkedWatch {
         if (trying !== null) count(this.#endedTries, `${partition}@${trying.offset}`);
       }
     }
+    const died: string[] = [];
     for (const [name, { row }] of transaction.changes.get("parked") ?? []) {
       const before = this.#world.row("parked", name) as StoredParked | undefined;
       const after = row as StoredParked | undefined;
+      if (after?.state === "dead" && before?.state !== "dead") died.push(messageOf(after));
       if (after === undefined) this.#gone(name, before, transaction);
       else if (before === undefined) this.#parked(after, transaction);
       else if (after.state === "retrying") this.#taken(name, before, after, client);
       else if (before.state === "retrying") this.#settled(name, before, after, transaction);
+    }
+    const written = [...(transaction.changes.get("outbox")?.values() ?? [])]
+      .map(({ row }) => row as StoredLetter | undefined)
+      .flatMap((row) => (row?.topic === lettersTopic ? [messageOf({ record: row })] : []));
+    if (died.join() !== written.join()) {
+      this.found.unlettered.push(`died: ${died.join()}; letters: ${written.join()}`);
     }
   }
 
@@ -252,7 +268,7 @@ export class ParkedWatch {
 
 const decoder = new TextDecoder();
 
-function messageOf({ record }: StoredParked): string {
+function messageOf({ record }: { readonly record: { readonly value: Uint8Array | null } }): string {
   const { id } = JSON.parse(decoder.decode(record.value ?? new Uint8Array())) as { id: string };
   return id;
 }

@@ -17,7 +17,7 @@ import { type Plan, planOf } from "./plan.ts";
 import { Sources } from "./sources.ts";
 import { judge, Witness } from "./verdict.ts";
 import { Worker } from "./worker.ts";
-import { consumerName, type EffectRow, orders, World } from "./world.ts";
+import { consumerName, type EffectRow, lettersTopic, orders, World } from "./world.ts";
 
 /** Of all processes: the one that holds the partition, and another one. */
 export const holder = "w0.1";
@@ -186,10 +186,18 @@ export class Scene {
     return turn;
   }
 
-  async settle(turn: ParkedTurn, code: string, attempts = turn.attempts): Promise<void> {
+  async settle(
+    turn: ParkedTurn,
+    code: string,
+    attempts = turn.attempts,
+    lettered = true,
+  ): Promise<void> {
     const error = { code, text: "it failed" };
     const outcome = { state: "dead", attempts, afterMs: 0, error } as const;
-    await this.done(this.#storages[holder].settleParked(turn, outcome));
+    const { key, value, headers } = turn.record;
+    const letter = { lane: 0, id: "letter", topic: lettersTopic, key, value, headers };
+    const letters = lettered ? [letter] : [];
+    await this.done(this.#storages[holder].settleParked(turn, outcome, letters));
   }
 
   /** The handler of a parked message runs, and fails. */

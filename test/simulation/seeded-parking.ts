@@ -142,6 +142,24 @@ const effectBugs: readonly SeededBug[] = [
     seed: 247,
   },
   {
+    name: "a dead letter in a transaction of its own",
+    why: "A message that dies in a chunk and its letter are committed together, or neither is.",
+    replace: inFile(`${core}/inbox/chunk.ts`, [
+      "await handling(transaction, offset, running, false, (tx) => storage.enqueue(tx, [letter]));",
+      "await storage.transaction((tx) => storage.enqueue(tx, [letter]));",
+    ]),
+    finds: ["unlettered"],
+    real: "is not left by a chunk that fails at its last statement, and once by its redo",
+  },
+  {
+    name: "a dead letter of a turn that was taken over",
+    why: "A turn that another has by then writes no letter.",
+    replace: inFile(verbs, ["if (held) enqueueRows(", "enqueueRows("]),
+    finds: ["unlettered"],
+    seed: 137,
+    real: "I6 a turn that is held no more leaves no letter",
+  },
+  {
     name: "derived ids by arrival",
     why: "What a handler publishes has ids that derive from its message, in every try of it.",
     replace: inFile(

@@ -247,6 +247,18 @@ const parkedOutcomes: Outcomes<keyof typeof parkedManners> = {
       scene.parked.ended();
     },
   },
+  unlettered: {
+    bad: async (scene) => {
+      await scene.park(null, 0);
+      const turn = await scene.take(holder);
+      await scene.settle(turn, failing, turn.attempts - 1, false);
+    },
+    good: async (scene) => {
+      await scene.park(null, 0);
+      const turn = await scene.take(holder);
+      await scene.settle(turn, failing, turn.attempts - 1);
+    },
+  },
 };
 
 async function outcomeOf(act: Act, change: Partial<Plan> = {}) {

@@ -22,7 +22,7 @@ import {
 } from "@oncebox/testing";
 import { type HandlerListener, handlerOf } from "./handler.ts";
 import { producerOfClients } from "./producer-clients.ts";
-import { consumerName, orders, type World } from "./world.ts";
+import { consumerName, lettersTopic, orders, type World } from "./world.ts";
 
 export const sessionTimeoutMs = 3_000;
 const stopDeadlineMs = 6_000;
@@ -124,7 +124,8 @@ export class Worker {
     });
     const { onFailure, ordering, localAttemptsMax, attemptsMax } = plan;
     const retry = { localAttemptsMax, attemptsMax, ...backoffs };
-    const policy = onFailure === "park" ? { onFailure, retry } : { onFailure };
+    const deadLetter = { topic: lettersTopic };
+    const policy = onFailure === "park" ? { onFailure, retry, deadLetter } : { onFailure };
     consumer.handle(orders, handler, { ...policy, ordering });
     const relay = createOutboxRelay({
       ...common,

@@ -25,6 +25,8 @@ export interface Order {
 
 export const orders = defineTopic({ name: "orders", value: json<Order>() });
 export const invoices = defineTopic({ name: "invoices", value: json<Order>() });
+/** Copies of dead orders. */
+export const lettersTopic = "orders.dead";
 export const consumerName = "billing";
 
 /** A row of `effects`: what a handler leaves behind. */
@@ -171,6 +173,7 @@ export class World {
     this.trace = new Trace(clock, sink);
     this.outside.admin.createTopic(orders.name, { partitions: plan.partitions });
     this.outside.admin.createTopic(invoices.name, { partitions: 2 });
+    this.outside.admin.createTopic(lettersTopic, { partitions: 1 });
     this.#watchPositions();
   }
 

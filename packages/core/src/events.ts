@@ -92,6 +92,17 @@ export type OnceboxEvent =
       readonly attempts: number;
       readonly error: OnceboxError;
     })
+  /**
+   * The copy of a dead or dropped message could not be written for the dead-letter topic: it is too
+   * large, a header's name cannot be kept, or the database refuses the row. The message is set aside,
+   * or dropped, without it.
+   */
+  | (AtPartition & {
+      readonly type: "inbox.letter-failed";
+      readonly offset: bigint;
+      readonly deadLetterTopic: string;
+      readonly error: OnceboxError;
+    })
   /** A parked message was handled at last. */
   | (AtPartition & {
       readonly type: "inbox.redriven";

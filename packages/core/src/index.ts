@@ -23,6 +23,7 @@ export type {
   BatchHandlerOptions,
   BatchMessageContext,
   BatchRun,
+  DeadLetterOptions,
   Handler,
   HandlerContext,
   HandlerOptions,

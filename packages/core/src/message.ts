@@ -82,8 +82,14 @@ export function isTopicName(name: unknown): name is string {
   return typeof name === "string" && topicPattern.test(name) && name !== "." && name !== "..";
 }
 
-/** Checked before any SQL. Throws InvalidMessageError and says which field is wrong and why. */
-export function checkOutgoing(message: OutgoingMessage): void {
+/**
+ * Checked before any SQL. Throws InvalidMessageError and says which field is wrong and why. `reserved`:
+ * what is done about headers that belong to Oncebox; a copy of another message keeps them.
+ */
+export function checkOutgoing(
+  message: OutgoingMessage,
+  reserved: "refused" | "kept" = "refused",
+): void {
   const { topic, key, value, headers, id } = message;
   if (!isTopicName(topic)) {
     throw invalid(`topic ${show(topic)} is not a Kafka topic name (1 to 249 of a-z A-Z 0-9 . _ -)`);
@@ -99,7 +105,8 @@ export function checkOutgoing(message: OutgoingMessage): void {
       `id of a message to ${topic} must be text of 1 to ${idBytesMax} bytes without U+0000 and lone surrogates`,
     );
   }
-  const size = (keyBytesOf(key)?.length ?? 0) + (value?.length ?? 0) + headerBytes(topic, headers);
+  const size =
+    (keyBytesOf(key)?.length ?? 0) + (value?.length ?? 0) + headerBytes(topic, headers, reserved);
   if (size > messageBytesMax) {
     throw new InvalidMessageError(
       "message-too-large",
@@ -119,7 +126,7 @@ function isPlainText(text: string): boolean {
   return !text.includes("\0") && !/\p{Surrogate}/u.test(text);
 }
 
-function headerBytes(topic: string, headers: Headers): number {
+function headerBytes(topic: string, headers: Headers, reserved: "refused" | "kept"): number {
   if (!Array.isArray(headers)) throw invalid(`headers of a message to ${topic} must be an array`);
   let bytes = 0;
   for (const header of headers) {
@@ -130,7 +137,7 @@ function headerBytes(topic: string, headers: Headers): number {
     if (!isPlainText(name)) {
       throw invalid(`header ${show(name)} of a message to ${topic} has U+0000 or a lone surrogate`);
     }
-    if (name.toLowerCase().startsWith(reservedHeaderPrefix) || ownHeaders.has(name)) {
+    if (reserved === "refused" && isReserved(name)) {
       throw new InvalidMessageError(
         "reserved-header",
         `header ${show(name)} of a message to ${topic} is written by Oncebox; pass the id as \`id\`, the source as an option of createOutbox or createConsumer`,
@@ -143,6 +150,10 @@ function headerBytes(topic: string, headers: Headers): number {
     bytes += utf8(name).length + (value?.length ?? 0) + headerFrameBytes;
   }
   return bytes;
+}
+
+function isReserved(name: string): boolean {
+  return name.toLowerCase().startsWith(reservedHeaderPrefix) || ownHeaders.has(name);
 }
 
 function invalid(message: string): InvalidMessageError {

@@ -17,6 +17,7 @@ import type { Connection, Connections } from "./connections.ts";
 import { begun, type HandlerParts, OpenTransaction, opening } from "./handler-transaction.ts";
 import type { OwnTransaction } from "./handles/handles.ts";
 import type { OperatorQueries } from "./operator-queries.ts";
+import type { OutboxQueries } from "./outbox-queries.ts";
 import { ownTransaction } from "./own-transaction.ts";
 import type {
   AmongParkedRow,
@@ -122,13 +123,14 @@ export interface ParkingParts {
   readonly connections: Connections;
   readonly parking: ParkingQueries;
   readonly operator: OperatorQueries;
+  readonly outbox: OutboxQueries;
   readonly errors: StorageErrors;
   readonly limits: Limits;
   readonly idleInTransactionTimeoutMs: number | null;
 }
 
 export function parkingVerbs(parts: ParkingParts): ParkingVerbs {
-  const { connections, parking, limits } = parts;
+  const { connections, parking, outbox, limits } = parts;
   return {
     takeParked: async (request) => {
       const { consumer } = request;
@@ -149,13 +151,16 @@ export function parkingVerbs(parts: ParkingParts): ParkingVerbs {
       );
       return rowCount ?? 0;
     },
-    settleParked: async (turn, outcome) => {
+    settleParked: (turn, outcome, letters = []) => {
       const { lockTimeoutMs } = limits;
       const doing = `end of the try of ${nameOf(turn)}`;
-      const { rowCount } = await ownTransaction(parts, { doing, lockTimeoutMs }, (connection) =>
-        connection.run(parking.settle(turn, outcome)),
-      );
-      return rowCount === 1;
+      return ownTransaction(parts, { doing, lockTimeoutMs }, async (connection) => {
+        const { rowCount } = await connection.run(parking.settle(turn, outcome));
+        const held = rowCount === 1;
+        // Behind the fence: of a turn that was taken over nothing is written.
+        if (held && letters.length > 0) await connection.run(outbox.enqueue(letters));
+        return held;
+      });
     },
     parked: async (filter, page) => {
       const { consumer } = filter;

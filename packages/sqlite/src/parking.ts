@@ -19,6 +19,7 @@ import {
 import type { Database } from "better-sqlite3";
 import { endMarked, mark, nameOf } from "./chunk.ts";
 import { hexOf } from "./headers.ts";
+import { enqueueRows } from "./lanes.ts";
 import { type Access, reading, writing } from "./locking.ts";
 import { columnsOf, msOf, type RecordColumns, recordOf } from "./parked-rows.ts";
 import {
@@ -67,12 +68,14 @@ export function parkingVerbs(access: Access): ParkingVerbs {
       writing(access, { doing: `return of parked messages of ${consumer}` }, (db) =>
         run(db, releaseText, consumer, token),
       ),
-    settleParked: (turn, { state, attempts, afterMs, error }) =>
+    settleParked: (turn, { state, attempts, afterMs, error }, letters = []) =>
       writing(access, { doing: `settling of ${nameOfTurn(turn)}` }, (db) => {
         const { changes } = prepared(db, settleText).run({
           ...{ id: turn.id, token: turn.token, state, attempts: int(attempts) },
           ...{ after: msOf(afterMs), ...columnsOf(error) },
         });
+        // Behind the fence: of a turn that was taken over nothing is written.
+        if (changes === 1) enqueueRows(db, letters);
         return changes === 1;
       }),
     parked: async (filter, page) => {

@@ -1,7 +1,7 @@
 /**
  * One chunk, one transaction: prove the claim, record the ids, run the handlers, set aside what is
- * given up, advance, commit. It answers what became of the transaction and decides nothing about what
- * happens next.
+ * given up, with its letter, advance, commit. It answers what became of the transaction and decides
+ * nothing about what happens next.
  *
  *   open ──▶ handle … handle ──▶ commit ──▶ committed
  *    │          │                  │
@@ -23,6 +23,7 @@ import { idBytesOf, replayedIdBytes } from "../ids.ts";
 import { idOf, sourceOf } from "../message.ts";
 import type { BrokerRecord } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
+import type { OutboxEntry } from "../ports/outbox.ts";
 import type {
   ChunkTransaction,
   LastRecord,
@@ -33,6 +34,7 @@ import type {
   Storage,
   StorageVerbs,
 } from "../ports/storage.ts";
+import { letterOf } from "./dead-letter.ts";
 import type { GiveUp } from "./failure-policy.ts";
 import type { BatchHandler, Handler } from "./handler.ts";
 import {
@@ -40,6 +42,7 @@ import {
   FailedAt,
   handleBatch,
   handleOne,
+  handling,
   type Running,
   reason,
   untilCut,
@@ -141,6 +144,8 @@ async function handleAndCommit<Tx>(
   const found = sorted(chunk.records, transaction.recorded, giveUp);
   const ended = await handlingOf(run, found)(run, transaction, running, found);
   if (ended !== null) return ended;
+  const unwritten = await writeLetter(run, transaction, running, found);
+  if (unwritten !== null) return unwritten;
   // From here on it is the database that takes its time.
   running.watch.end();
   try {
@@ -150,6 +155,40 @@ async function handleAndCommit<Tx>(
   }
   if (running.published) storage.wake.send();
   return { kind: "committed", ...countsOf(found) };
+}
+
+/**
+ * Through a handle, as a handler would enqueue it. What keeps it from being written is told by the
+ * offset of what is given up, which no handler ran for. Null: written, or there is none.
+ */
+async function writeLetter<Tx>(
+  run: HandlerRun<Tx>,
+  transaction: ChunkTransaction<Tx>,
+  running: Running,
+  found: Sorted,
+): Promise<ChunkOutcome | null> {
+  const { storage, claim } = run;
+  const offset = found.givenUp?.offset ?? run.chunk.firstOffset;
+  try {
+    const letter = letterIn(run, found);
+    if (letter === null) return null;
+    await handling(transaction, offset, running, false, (tx) => storage.enqueue(tx, [letter]));
+    running.published = true;
+    return null;
+  } catch (error) {
+    const failure = await afterHandler(run, transaction, claim, offset, error);
+    return failure.kind === "failed" ? { ...failure, offset } : failure;
+  }
+}
+
+/** The letter of what is given up for good; null: none. Throws InvalidMessageError. */
+export function letterIn(
+  { claim, giveUp }: Pick<ChunkRun, "claim" | "giveUp">,
+  { givenUp }: Sorted,
+): OutboxEntry | null {
+  if (givenUp === null || giveUp === null || giveUp.letter === null) return null;
+  const { attempts, error } = giveUp;
+  return letterOf(giveUp.letter, claim, givenUp, { attempts, error, token: null });
 }
 
 export function countsOf({ toHandle, toPark, dropped, duplicates }: Sorted): ChunkCounts {

@@ -1,6 +1,7 @@
 /** What a consumer can be told: each option's effect, trade-off and default, and the check of them. */
 import { ConfigurationError } from "../errors.ts";
 import type { Observer } from "../events.ts";
+import { isTopicName } from "../message.ts";
 import {
   aFunction,
   aName,
@@ -15,7 +16,7 @@ import { aSource } from "../outbox/outbox.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Storage, StorageFacts, SyncStorage } from "../ports/storage.ts";
-import type { HandlerOptions } from "./handler.ts";
+import type { DeadLetterOptions, HandlerOptions } from "./handler.ts";
 import type { LostPositionPolicy } from "./lost-position.ts";
 import { aStart } from "./start.ts";
 
@@ -260,10 +261,12 @@ export function checkHandler<Tx>(
 
 /** Throws ConfigurationError that lists every wrong option of a handler. */
 export function checkHandlerOptions(
-  what: string,
+  consumer: string,
+  topic: string,
   options: HandlerOptions,
   orderings: readonly string[],
 ): void {
+  const what = `consumer ${consumer}, handler of ${topic}`;
   checkOptions(what, options, {
     // A handler of batches has no choice.
     ...(orderings.length > 0 ? { ordering: oneOf(...orderings) } : {}),
@@ -271,8 +274,9 @@ export function checkHandlerOptions(
     deduplicate: oneOf("id", "offset"),
     startFrom: aStart,
     retry: anObject,
+    deadLetter: anObject,
   });
-  const { retry = {} } = options;
+  const { retry = {}, deadLetter } = options;
   checkOptions(`${what}, retry`, retry, {
     localAttemptsMax: integer(1, 1_000),
     attemptsMax: integer(1, 100_000),
@@ -287,6 +291,28 @@ export function checkHandlerOptions(
       `${what}: retry has no meaning with onFailure "block", which tries for ever: leave it out`,
     );
   }
+  if (deadLetter !== undefined) checkDeadLetter(what, topic, deadLetter, options.onFailure);
+}
+
+/** Throws ConfigurationError. */
+function checkDeadLetter(
+  what: string,
+  topic: string,
+  deadLetter: DeadLetterOptions,
+  onFailure: HandlerOptions["onFailure"],
+): void {
+  checkOptions(`${what}, deadLetter`, deadLetter, {
+    topic: {
+      is: "a Kafka topic name other than the handler's own",
+      fits: (value) => isTopicName(value) && value !== topic,
+    },
+    headers: oneOf("connect", "spring"),
+  });
+  if (onFailure !== "block") return;
+  throw new ConfigurationError(
+    "invalid-options",
+    `${what}: deadLetter has no meaning with onFailure "block", which gives nothing up: leave it out`,
+  );
 }
 
 const anObject: Rule = {

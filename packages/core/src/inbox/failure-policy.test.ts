@@ -44,6 +44,18 @@ describe("a message that fails", () => {
     expect(giveUpAfter(policy, at(3), failed(), 0)?.park?.state).toBe("dead");
   });
 
+  it("asks for a letter when it is dead or dropped, not while it is tried again", () => {
+    // Guards: a copy of each message that was parked, or none of a dropped one.
+    const letter = { topic: "orders.dead", headers: "connect", groupId: "billing" } as const;
+    const policy = failurePolicy({}, false, letter);
+    expect(giveUpAfter(policy, at(5), failed(), 0)?.letter).toBeNull();
+    expect(giveUpAfter(policy, at(1), new PermanentError("never"), 0)).toMatchObject({
+      ...{ attempts: 1, letter },
+    });
+    const drop = failurePolicy({ onFailure: "drop" }, false, letter);
+    expect(giveUpAfter(drop, at(5), failed(), 0)).toMatchObject({ attempts: 5, letter });
+  });
+
   it("blocks for ever, slowly where another try cannot help", () => {
     const policy = failurePolicy({ onFailure: "block" });
     expect(giveUpAfter(policy, at(1_000), failed(), 0)).toBeNull();

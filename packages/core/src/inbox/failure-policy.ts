@@ -16,16 +16,29 @@ export interface FailurePolicy {
   readonly attemptsMax: number;
   readonly local: Backoff;
   readonly redrive: Backoff;
+  /** Where a copy of what is given up for good goes; null: nowhere. */
+  readonly deadLetter: DeadLetter | null;
   /** Whether half of the messages are tried where nobody knows which one failed; else one by one. */
   readonly halves: boolean;
+}
+
+export interface DeadLetter {
+  readonly topic: string;
+  /** Whose names the headers have that say what happened. */
+  readonly headers: "connect" | "spring";
+  readonly groupId: string;
 }
 
 /** What is done with a message instead of handling it, in the transaction that moves past it. */
 export interface GiveUp {
   readonly offset: bigint;
   readonly error: OnceboxError;
+  /** Tries that failed. */
+  readonly attempts: number;
   /** Null: dropped. */
   readonly park: Omit<ToPark, "record"> | null;
+  /** Null: no letter is written. */
+  readonly letter: DeadLetter | null;
 }
 
 export const retryDefaults = {
@@ -40,11 +53,12 @@ export const retryDefaults = {
 export function failurePolicy(
   { onFailure = "park", retry = {} }: HandlerOptions,
   halves = false,
+  deadLetter: DeadLetter | null = null,
 ): FailurePolicy {
   const set = Object.entries(retry).filter(([, value]) => value !== undefined);
   const given = { ...retryDefaults, ...Object.fromEntries(set) };
   return {
-    ...{ onFailure, halves },
+    ...{ onFailure, halves, deadLetter },
     localAttemptsMax: given.localAttemptsMax,
     attemptsMax: given.attemptsMax,
     local: { initialMs: given.localBackoffMs, maxMs: given.localBackoffMaxMs },
@@ -75,10 +89,12 @@ export function giveUpAfter(
   const never = isHopeless(error);
   if (policy.onFailure === "block") return null;
   if (!never && attempt < policy.localAttemptsMax) return null;
-  if (policy.onFailure === "drop") return { offset, error, park: null };
+  const { deadLetter: letter, onFailure } = policy;
+  const given = { offset, error, attempts: attempt };
+  if (onFailure === "drop") return { ...given, park: null, letter };
   const { state, afterMs } = nextTry(policy, attempt, never, random);
-  const told = parkedErrorOf(error);
-  return { offset, error, park: { state, attempts: attempt, afterMs, error: told } };
+  const park = { state, attempts: attempt, afterMs, error: parkedErrorOf(error) };
+  return { ...given, park, letter: state === "dead" ? letter : null };
 }
 
 /** The wait before the next try here, in milliseconds. */

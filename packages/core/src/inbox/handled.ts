@@ -34,7 +34,7 @@ export function handledOf<In, Out, Tx>(
   checkHandler(consumer, topic, "run" in what ? what.run : runOrOptions);
   const given = "run" in what ? (runOrOptions as HandlerOptions | undefined) : optionsOfRun;
   const options = given ?? {};
-  checkHandlerOptions(`consumer ${name}, handler of ${topic}`, options, ["partition", "key"]);
+  checkHandlerOptions(name, topic, options, ["partition", "key"]);
   return { topic, handled: assembled(consumer, handler, options) };
 }
 
@@ -46,7 +46,7 @@ export function batchHandledOf<In, Out, Tx>(
   options: BatchHandlerOptions = {},
 ): { readonly topic: string; readonly handled: Handled } {
   checkHandler(consumer, topic, run);
-  checkHandlerOptions(`consumer ${consumer.name}, handler of ${topic}`, options, []);
+  checkHandlerOptions(consumer.name, topic, options, []);
   const handler: BatchHandler<Tx> = {
     topic,
     decode: (message) => ({ ...message, value: decode(message.value) }),
@@ -56,12 +56,17 @@ export function batchHandledOf<In, Out, Tx>(
 }
 
 function assembled<Tx>(
-  { storage, source }: CompleteOptions<Tx>,
+  { storage, source, name, groupId = name }: CompleteOptions<Tx>,
   handler: Handler<Tx> | BatchHandler<Tx>,
   options: HandlerOptions,
 ): Handled {
   const { startFrom = "earliest", ordering, deduplicate = "id" } = options;
-  const policy = failurePolicy(options, "runBatch" in handler);
+  const { deadLetter } = options;
+  const letter =
+    deadLetter === undefined
+      ? null
+      : { topic: deadLetter.topic, headers: deadLetter.headers ?? "connect", groupId };
+  const policy = failurePolicy(options, "runBatch" in handler, letter);
   const runners = runnersOf(storage, handler, { source, deduplicate });
   return { ...runners, startFrom, policy, byKey: ordering === "key" };
 }

@@ -123,7 +123,7 @@ export function identityIn(
 }
 
 /** The time of one call of a handler, and its hold on the transaction. */
-async function handling<Tx>(
+export async function handling<Tx>(
   transaction: HandlerTransaction<Tx>,
   offset: bigint,
   running: Running,

@@ -132,6 +132,25 @@ export interface HandlerOptions {
   readonly deduplicate?: "id" | "offset";
   /** How often and when a message is tried again; `block` tries for ever. */
   readonly retry?: RetryOptions;
+  /**
+   * A topic that gets a copy of each message that is dead, or dropped, through the outbox: the copy is
+   * written in the transaction in which the message dies. What is dead stays parked all the same.
+   * Refused with `block`, which gives nothing up.
+   * @defaultValue none
+   */
+  readonly deadLetter?: DeadLetterOptions;
+}
+
+/** Where copies of dead messages go. */
+export interface DeadLetterOptions {
+  /** Kafka's name of the topic; not the handler's own. It must exist: Oncebox never creates topics. */
+  readonly topic: string;
+  /**
+   * Whose names the headers have that say where the message lay and why it died: `connect`, those of
+   * Kafka Connect (`__connect.errors.…`); `spring`, those of Spring Kafka (`kafka_dlt-…`).
+   * @defaultValue "connect"
+   */
+  readonly headers?: "connect" | "spring";
 }
 
 /** A batch has one order: that of its offsets. */

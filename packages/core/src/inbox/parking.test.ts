@@ -14,6 +14,7 @@ const allNew: Recorded[] = ["new", "new", "new", "new", "new"];
 const giveUp = (offset: number, park = true): GiveUp => ({
   offset: BigInt(offset),
   error: new HandlerError("handler-failed", "no"),
+  ...{ attempts: 5, letter: null },
   park: park ? { state: "waiting", attempts: 5, afterMs: 10, error: null } : null,
 });
 const of = (found: ReturnType<typeof sorted>) => ({
@@ -46,6 +47,15 @@ it("drops without holding up the key", () => {
   const found = sorted(records, allNew, giveUp(1, false));
   expect(of(found)).toEqual({ handled: [2, 3, 4, 5], parked: [] });
   expect(found.dropped).toBe(1);
+});
+
+it("tells what it gives up, and nothing where that was done before", () => {
+  // Guards: a letter of a message that was handled, or parked by another try, meanwhile.
+  for (const park of [true, false]) {
+    expect(sorted(records, allNew, giveUp(1, park)).givenUp).toBe(records[0]);
+    const recorded: Recorded[] = ["duplicate", "new", "new", "new", "new"];
+    expect(sorted(records, recorded, giveUp(1, park)).givenUp).toBeNull();
+  }
 });
 
 it("leaves out what was done, and tells a conflict", () => {

@@ -12,6 +12,8 @@ import type { GiveUp } from "./failure-policy.ts";
 export interface Sorted {
   readonly toHandle: readonly { readonly record: BrokerRecord; readonly conflict: boolean }[];
   readonly toPark: readonly ToPark[];
+  /** What is given up: parked, or dropped. Null: nothing, or it was handled or parked before. */
+  readonly givenUp: BrokerRecord | null;
   readonly dropped: number;
   /** Handled before, or parked already. */
   readonly duplicates: number;
@@ -25,6 +27,7 @@ export function sorted(
   const toHandle: { record: BrokerRecord; conflict: boolean }[] = [];
   const toPark: ToPark[] = [];
   const heldKeys = new Set<string>();
+  let givenUp: BrokerRecord | null = null;
   let dropped = 0;
   let duplicates = 0;
   for (const [index, record] of records.entries()) {
@@ -32,6 +35,7 @@ export function sorted(
     if (outcome === "duplicate" || outcome === "done") {
       duplicates += 1;
     } else if (giveUp?.offset === record.offset) {
+      givenUp = record;
       if (giveUp.park === null) dropped += 1;
       else toPark.push({ ...giveUp.park, record });
       if (giveUp.park !== null && record.key !== null) heldKeys.add(mapKeyOf(record.key));
@@ -42,7 +46,7 @@ export function sorted(
       toHandle.push({ record, conflict: outcome !== "new" });
     }
   }
-  return { toHandle, toPark, dropped, duplicates };
+  return { toHandle, toPark, givenUp, dropped, duplicates };
 }
 
 /** A conflict is none of these: it is told, and parked as dead, whatever stands before it. */

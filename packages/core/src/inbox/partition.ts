@@ -34,6 +34,7 @@ import {
   planInOrder,
   planOfClaim,
   toldOf,
+  toldOfFailure,
 } from "./plan.ts";
 import { Reader } from "./reader.ts";
 import { type PartitionStatus, statusOf } from "./status.ts";
@@ -384,7 +385,7 @@ export class PartitionWorker {
     this.#blockedBy = error;
     this.#lastError = error;
     const { failed, waitMs } = after;
-    observe({ ...this.ref, type: "inbox.blocked", ...failed, waitMs, error });
+    observe({ ...this.ref, ...toldOfFailure(after, failed, error) });
     if (waitMs > 0) await this.#sleep(waitMs);
   }
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { HandlerError, PermanentError } from "../errors.ts";
+import { HandlerError, InvalidMessageError, PermanentError } from "../errors.ts";
 import type { PartitionClaim } from "../ports/storage.ts";
 import type { Chunk } from "./chunk.ts";
 import { failurePolicy } from "./failure-policy.ts";
@@ -13,6 +13,7 @@ import {
   planAfterTrouble,
   planInOrder,
   planOfClaim,
+  toldOf,
 } from "./plan.ts";
 
 const max = 64;
@@ -69,6 +70,39 @@ describe("a message that keeps failing", () => {
       plan = after.plan;
     }
     expect(cutOf(plan, 3n).giveUp?.error.message).toBe("never");
+  });
+
+  it("is given up without its letter where that cannot be written, and at once", () => {
+    // Guards: a copy that is too large holds up the partition for ever.
+    const letter = { topic: "orders.dead", headers: "connect", groupId: "billing" } as const;
+    const withLetter = failurePolicy({}, false, letter);
+    const failure = { offset: 3n, error: new PermanentError("never") };
+    const { plan } = planAfterFailure(freshPlan(max), chunk(3, 4), failure, withLetter, 1);
+    const large = { offset: 3n, error: new InvalidMessageError("message-too-large", "large") };
+    const after = planAfterFailure(plan, chunk(3, 4), large, withLetter, 1);
+    expect(after).toMatchObject({ waitMs: 0, letterTo: "orders.dead" });
+    expect(cutOf(after.plan, 3n).giveUp).toMatchObject({
+      ...{ letter: null, attempts: 1, error: { message: "never" } },
+    });
+    const passed = planAfterCommit(after.plan, 4n, withLetter, max).passed;
+    expect(passed && toldOf(passed, 3n)).toMatchObject({ type: "inbox.parked", attempts: 1 });
+  });
+
+  it("keeps its letter where something else fails, or the database is slow", () => {
+    // Guards: the letter is lost to a moment without the right to park.
+    const letter = { topic: "orders.dead", headers: "connect", groupId: "billing" } as const;
+    const withLetter = failurePolicy({}, false, letter);
+    const failure = { offset: 3n, error: new PermanentError("never") };
+    let { plan } = planAfterFailure(freshPlan(max), chunk(3, 4), failure, withLetter, 1);
+    for (const other of [
+      { offset: null, error },
+      { offset: 3n, error: new HandlerError("handler-timed-out", "slow") },
+    ]) {
+      const after = planAfterFailure(plan, chunk(3, 4), other, withLetter, 1);
+      expect([after.letterTo, after.waitMs > 0]).toEqual([null, true]);
+      plan = after.plan;
+    }
+    expect(cutOf(plan, 3n).giveUp?.letter).toEqual(letter);
   });
 
   it("is forgotten where one before it fails meanwhile", () => {

@@ -98,6 +98,8 @@ export interface AfterFailedChunk {
   /** The message that failed; null where nobody knows which. */
   readonly failed: { readonly offset: bigint; readonly attempt: number } | null;
   readonly waitMs: number;
+  /** Where the letter should have gone that could not be written; null: it was no letter that failed. */
+  readonly letterTo: string | null;
 }
 
 /** A chunk failed, at this offset or nobody knows where. */
@@ -113,16 +115,43 @@ export function planAfterFailure(
   // Of what failed before and stands behind, nothing was decided: it will be tried again.
   const isolatedMax = isolatedAfter(chunk, failed, policy);
   const next: Plan = { ...plan, isolation, isolatedMax, giveUp: null, reruns: 0 };
-  if (failed === null) return { plan: next, failed, waitMs: 0 };
+  if (failed === null) return { plan: next, failed, waitMs: 0, letterTo: null };
   const before = plan.giveUp?.offset === failed.offset ? plan.giveUp : null;
+  const letterTo = unwrittenLetter(before, failure);
+  if (before !== null && letterTo !== null) {
+    // The copy must not hold up its partition: given up without it.
+    return { plan: { ...next, giveUp: { ...before, letter: null } }, failed, waitMs: 0, letterTo };
+  }
   const giveUp = before ?? giveUpAfter(policy, failed, error, random);
   if (giveUp !== null) {
     // To give it up has failed as well (no right to write there?): tried again, not as fast as it goes.
     const waitMs = before === null ? 0 : backoffMs(backoffs.message, failed.attempt, random);
-    return { plan: { ...next, giveUp }, failed, waitMs };
+    return { plan: { ...next, giveUp }, failed, waitMs, letterTo };
   }
   const waitMs = wait ? localWaitMs(policy, failed.attempt, error, random) : 0;
-  return { plan: next, failed, waitMs };
+  return { plan: next, failed, waitMs, letterTo };
+}
+
+/** No handler runs for what is given up: what fails at its offset by name is its letter. */
+function unwrittenLetter(
+  before: GiveUp | null,
+  { offset, error }: { readonly offset: bigint | null; readonly error: OnceboxError },
+): string | null {
+  // A database that was slow is asked again.
+  if (before === null || offset !== before.offset || error.code === "handler-timed-out")
+    return null;
+  return before.letter?.topic ?? null;
+}
+
+/** The event that says what became of a chunk that failed. */
+export function toldOfFailure(
+  { waitMs, letterTo }: Pick<AfterFailedChunk, "waitMs" | "letterTo">,
+  failed: NonNullable<AfterFailedChunk["failed"]>,
+  error: OnceboxError,
+) {
+  if (letterTo === null) return { type: "inbox.blocked", ...failed, waitMs, error } as const;
+  const { offset } = failed;
+  return { type: "inbox.letter-failed", offset, deadLetterTopic: letterTo, error } as const;
 }
 
 /** One message that is known runs alone; of a batch that failed as a whole, its half. */
@@ -190,8 +219,9 @@ export function toldOf(
 ) {
   if (giveUp === null) return { type: "inbox.unblocked", offset, attempts } as const;
   const { error, park } = giveUp;
-  if (park === null) return { type: "inbox.dropped", offset, attempts, error } as const;
-  return { type: "inbox.parked", offset, state: park.state, attempts, error } as const;
+  const given = { offset, attempts: giveUp.attempts, error };
+  if (park === null) return { type: "inbox.dropped", ...given } as const;
+  return { type: "inbox.parked", state: park.state, ...given } as const;
 }
 
 /** Alone, a message that keeps meeting trouble of the database has failed by itself. */

@@ -1,7 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { clockByHand, settled } from "../clock-by-hand.ts";
-import { HandlerError, PermanentError } from "../errors.ts";
+import { CommitUnknownError, HandlerError, PermanentError } from "../errors.ts";
 import type { OnceboxEvent } from "../events.ts";
+import { messageBytesMax } from "../message.ts";
+import type { OutboxEntry, Wake } from "../ports/outbox.ts";
 import type { ParkedOutcome, ParkedTurn } from "../ports/parking.ts";
 import { failurePolicy } from "./failure-policy.ts";
 import type { ParkedOutcomeOfRun } from "./parked-run.ts";
@@ -31,10 +33,13 @@ function scene(
   topics = ["orders"],
   settling: (Error | boolean)[] = [],
   permitted = permits(1),
+  of = policy,
 ) {
   const { clock, advance } = clockByHand();
   const events: OnceboxEvent[] = [];
   const settlements: ParkedOutcome[] = [];
+  const letters: OutboxEntry[] = [];
+  const woken: number[] = [];
   const asked: { readonly token: string }[] = [];
   const released: string[] = [];
   const ran: number[] = [];
@@ -52,18 +57,21 @@ function scene(
         released.push(token);
         return 1;
       },
-      settleParked: async (_, outcome) => {
+      settleParked: async (_, outcome, given = []) => {
         const answer = settling.shift() ?? true;
         if (answer instanceof Error) throw answer;
         settlements.push(outcome);
+        letters.push(...given);
         return answer;
       },
+      trouble: (error) => ((error as Error).message === "down" ? "global" : null),
+      wake: { send: () => woken.push(letters.length) } as unknown as Wake,
     },
     clock,
     observe: (event) => events.push(event),
     topics: () => topics,
     handlerOf: () => ({
-      policy,
+      policy: of,
       runParked: async ({ attempt }) => {
         ran.push(attempt);
         return outcomes.shift() ?? { kind: "committed" };
@@ -75,7 +83,8 @@ function scene(
     cut: new AbortController().signal,
   });
   const done = worker.run(stop.signal);
-  return { advance, events, settlements, asked, released, ran, stop, done };
+  const wrote = { settlements, letters, woken };
+  return { advance, events, ...wrote, asked, released, ran, stop, done };
 }
 
 describe("the redrive worker", () => {
@@ -220,6 +229,62 @@ describe("the redrive worker", () => {
     await settled();
     stop.abort();
     await done;
+  });
+});
+
+describe("a parked message that dies", () => {
+  const letter = { topic: "orders.dead", headers: "connect", groupId: "billing" } as const;
+  const withLetter = failurePolicy({}, false, letter);
+  const dying = (settling: (Error | boolean)[] = [], turn = turnOf(20), of = withLetter) =>
+    scene([turn], [failed()], ["orders"], settling, permits(1), of);
+
+  it("leaves a letter with its end, and wakes the relays behind it", async () => {
+    const { letters, settlements, woken, events } = dying();
+    await settled();
+    expect(settlements).toMatchObject([{ state: "dead" }]);
+    expect(letters).toMatchObject([{ topic: "orders.dead", key: null, value: null }]);
+    expect(woken).toEqual([1]);
+    expect(events.map(({ type }) => type)).toEqual(["inbox.redrive-failed"]);
+  });
+
+  it("leaves none while it waits for another try, nor where none is asked for", async () => {
+    const waiting = dying([], turnOf(6));
+    const unasked = dying([], turnOf(20), policy);
+    await settled();
+    expect([waiting.letters, unasked.letters]).toEqual([[], []]);
+    expect(waiting.woken).toEqual([]);
+  });
+
+  it("that another has by then wakes nobody", async () => {
+    const { woken, events } = dying([false]);
+    await settled();
+    expect(woken).toEqual([]);
+    expect(events.map(({ type }) => type)).toEqual(["inbox.redrive-fenced"]);
+  });
+
+  it("keeps its letter through an outage, the same one", async () => {
+    const { letters, advance } = dying([new Error("down"), new CommitUnknownError("?")]);
+    await settled();
+    await advance(5_000);
+    expect(letters).toHaveLength(1);
+  });
+
+  it("dies without a letter that cannot be written, and tells of that", async () => {
+    // Guards: one large message that keeps the redrive worker from all others, for ever.
+    const value = new Uint8Array(messageBytesMax);
+    const large = dying([], { ...turnOf(20), record: { ...record, value } });
+    const denied = dying([new Error("permission denied")]);
+    await settled();
+    for (const [{ letters, settlements, events }, code] of [
+      [large, "message-too-large"],
+      [denied, "storage-failed"],
+    ] as const) {
+      expect([letters, settlements]).toMatchObject([[], [{ state: "dead" }]]);
+      expect(events).toMatchObject([
+        { type: "inbox.letter-failed", deadLetterTopic: "orders.dead", error: { code } },
+        { type: "inbox.redrive-failed", state: "dead" },
+      ]);
+    }
   });
 });
 

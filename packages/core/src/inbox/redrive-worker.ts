@@ -8,14 +8,17 @@
  *               ├──▶ trouble of the database: waits again, no attempt spent
  *               └──▶ fenced, unknown, cut: another has it, or its lease runs out
  */
-import { HandlerError, type OnceboxError } from "../errors.ts";
+import { CommitUnknownError, HandlerError, OnceboxError, StorageError } from "../errors.ts";
 import type { Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
 import type { Clock } from "../ports/clock.ts";
+import type { OutboxEntry } from "../ports/outbox.ts";
 import type { ParkedOutcome, ParkedTurn } from "../ports/parking.ts";
 import type { StorageVerbs } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
+import { letterOf } from "./dead-letter.ts";
 import { afterRedrive, type FailurePolicy } from "./failure-policy.ts";
+import { reason } from "./handler-run.ts";
 import type { ParkedOutcomeOfRun, RunParked } from "./parked-run.ts";
 import type { Permits } from "./permits.ts";
 
@@ -27,7 +30,10 @@ const localRerunsMax = 10;
 
 export interface RedriveContext {
   readonly consumer: string;
-  readonly storage: Pick<StorageVerbs, "takeParked" | "releaseParked" | "settleParked">;
+  readonly storage: Pick<
+    StorageVerbs,
+    "takeParked" | "releaseParked" | "settleParked" | "trouble" | "wake"
+  >;
   readonly clock: Clock;
   readonly observe: Observer;
   /** Topics that are handled and not paused now. */
@@ -137,7 +143,8 @@ async function conclude(
     outcome = { kind: "failed", error: troubleOf(turn, outcome.error) };
   }
   const settled = settlement(policy, turn, outcome, met.times, context.clock.random());
-  const held = settled === null || (await settle(context, turn, settled, stopping));
+  const letter = settled?.state === "dead" ? letterFor(context, turn, outcome) : null;
+  const held = settled === null || (await settle(context, turn, settled, letter, stopping));
   tell(context, turn, held ? outcome : { kind: "fenced" }, settled);
 }
 
@@ -153,20 +160,49 @@ function troublesAfter(before: Troubles, outcome: ParkedOutcomeOfRun): Troubles 
   return { kind, times: before.kind === kind ? before.times + 1 : 1 };
 }
 
+/** The letter of what died; null: none is asked for, or it cannot be written, which is told. */
+function letterFor(
+  context: RedriveContext,
+  turn: ParkedTurn,
+  outcome: ParkedOutcomeOfRun,
+): OutboxEntry | null {
+  const { deadLetter } = context.handlerOf(turn.topic).policy;
+  if (deadLetter === null || outcome.kind !== "failed") return null;
+  const { record, attempts, token } = turn;
+  try {
+    return letterOf(deadLetter, turn, record, { attempts, error: outcome.error, token });
+  } catch (error) {
+    tellUnwritten(context, turn, deadLetter.topic, error);
+    return null;
+  }
+}
+
 /**
  * Until the database has it: else an outage under the handler would spend an attempt after all. False
  * where another has the turn.
  */
 async function settle(
-  { storage, clock, observe, consumer }: RedriveContext,
+  context: RedriveContext,
   turn: ParkedTurn,
   settled: ParkedOutcome,
+  letter: OutboxEntry | null,
   stopping: AbortSignal,
 ): Promise<boolean> {
+  const { storage, clock, observe, consumer } = context;
+  let letters = letter === null ? [] : [letter];
   for (let tries = 1; ; tries += 1) {
     try {
-      return await storage.settleParked(turn, settled);
+      const held = await storage.settleParked(turn, settled, letters);
+      if (held && letters.length > 0) storage.wake.send();
+      return held;
     } catch (error) {
+      const refused = storage.trouble(error) === null && !(error instanceof CommitUnknownError);
+      if (letter !== null && letters.length > 0 && refused) {
+        // The copy must not keep the message's end from being written.
+        tellUnwritten(context, turn, letter.topic, error);
+        letters = [];
+        continue;
+      }
       const waitMs = backoffMs(backoffs.global, tries, clock.random());
       observe({ type: "inbox.redrive-troubled", consumer, waitMs, error });
       // Its lease runs out, and the attempt counts.
@@ -174,6 +210,20 @@ async function settle(
       await clock.sleep(waitMs, stopping);
     }
   }
+}
+
+function tellUnwritten(
+  { observe }: RedriveContext,
+  { consumer, topic, partition, record: { offset } }: ParkedTurn,
+  deadLetterTopic: string,
+  cause: unknown,
+): void {
+  const error =
+    cause instanceof OnceboxError
+      ? cause
+      : new StorageError("storage-failed", `a letter failed: ${reason(cause)}`, { cause });
+  const at = { consumer, topic, partition, offset };
+  observe({ ...at, type: "inbox.letter-failed", deadLetterTopic, error });
 }
 
 /** What to write of a turn; null: nothing, it is over or another's. `times`: of trouble in a row. */

@@ -1,9 +1,10 @@
 import { describe, expect, it } from "vitest";
-import { ClaimLostError, StorageError } from "../errors.ts";
+import { ClaimLostError, PermanentError, StorageError } from "../errors.ts";
 import { utf8 } from "../message.ts";
 import type { OutboxEntry } from "../ports/outbox.ts";
 import type { PartitionClaim, Recorded, SyncChunk, SyncStorage } from "../ports/storage.ts";
 import type { ChunkRun } from "./chunk.ts";
+import type { GiveUp } from "./failure-policy.ts";
 import type { Handler } from "./handler.ts";
 import { runnersOf } from "./sync-runs.ts";
 
@@ -11,7 +12,13 @@ interface Scene {
   readonly run: (message: { readonly offset: bigint }, tx: string, context: Context) => unknown;
   readonly nextOffset?: bigint;
   readonly source?: string;
-  readonly fails?: { readonly open?: Error; readonly commit?: Error; readonly behind?: Error };
+  readonly giveUp?: GiveUp;
+  readonly fails?: {
+    readonly open?: Error;
+    readonly commit?: Error;
+    readonly behind?: Error;
+    readonly enqueue?: Error;
+  };
 }
 
 interface Context {
@@ -19,7 +26,7 @@ interface Context {
 }
 
 /** A storage of one call; what it did, in order. */
-function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
+function scene({ run, nextOffset = 5n, fails = {}, source, giveUp }: Scene) {
   const did: string[] = [];
   const rows: OutboxEntry[] = [];
   const chunkSync: SyncStorage<string>["chunkSync"] = (_, records, body) => {
@@ -33,7 +40,7 @@ function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
     try {
       const end = body(chunk);
       if (fails.commit) throw fails.commit;
-      did.push(`commit at ${end.nextOffset}`);
+      did.push(`commit at ${end.nextOffset}`, ...(end.park?.length ? ["parked"] : []));
     } catch (error) {
       did.push("rollback");
       throw error;
@@ -42,7 +49,10 @@ function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
   const storage = {
     synchronous: true,
     chunkSync,
-    enqueueSync: (_: string, entries: readonly OutboxEntry[]) => rows.push(...entries),
+    enqueueSync: (_: string, entries: readonly OutboxEntry[]) => {
+      if (fails.enqueue) throw fails.enqueue;
+      rows.push(...entries);
+    },
     trouble: (error: unknown) => ((error as Error).message === "busy" ? "local" : null),
     wake: { send: () => did.push("wake") },
   } as unknown as SyncStorage<string>;
@@ -69,7 +79,7 @@ function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
   } as PartitionClaim;
   const outcome = () =>
     work({
-      ...{ claim, chunk, attempt: 1, atOnceMax: 1, giveUp: null },
+      ...{ claim, chunk, attempt: 1, atOnceMax: 1, giveUp: giveUp ?? null },
       ...{ cut: cut.signal, clock, handlerTimeoutMs: 1_000 },
     });
   const advance = (ms: number) => {
@@ -77,6 +87,12 @@ function scene({ run, nextOffset = 5n, fails = {}, source }: Scene) {
   };
   return { did, rows, sleeps, cut, outcome, advance };
 }
+
+const giveUp: GiveUp = {
+  ...{ offset: 7n, attempts: 1, error: new PermanentError("never") },
+  park: { state: "dead", attempts: 1, afterMs: 0, error: null },
+  letter: { topic: "orders.dead", headers: "connect", groupId: "billing" },
+};
 
 describe("a chunk in one call", () => {
   it("handles what is new, publishes with ids that a redo repeats, and wakes after the commit", async () => {
@@ -107,6 +123,23 @@ describe("a chunk in one call", () => {
       Array(2).fill(["ce_source", utf8("/billing")]),
     );
     expect(rows[0]?.headers[4]).toEqual(["ce_time", utf8("1970-01-01T00:00:00.000Z")]);
+  });
+
+  it("writes the letter of what is given up in the transaction that parks it", async () => {
+    const { did, rows, outcome } = scene({ run: () => undefined, giveUp });
+    await outcome();
+    expect(rows).toMatchObject([{ topic: "orders.dead", value: utf8("v") }]);
+    expect(did).toEqual(["begin", "commit at 8", "parked", "wake"]);
+  });
+
+  it("tells by its offset that a letter could not be written, and rolls back", async () => {
+    // Guards: the plan goes on without the letter only where it was the letter that failed.
+    const failing = new StorageError("storage-failed", "permission denied");
+    const { did, outcome } = scene({ run: () => undefined, giveUp, fails: { enqueue: failing } });
+    expect(await outcome()).toEqual({ kind: "failed", offset: 7n, error: failing });
+    expect(did).toEqual(["begin", "rollback"]);
+    const busy = scene({ run: () => undefined, giveUp, fails: { enqueue: new Error("busy") } });
+    expect(await busy.outcome()).toMatchObject({ kind: "trouble" });
   });
 
   it("that is given a promise rolls back and fails that message", async () => {

@@ -15,6 +15,7 @@ import {
   type ChunkRun,
   countsOf,
   idConflict,
+  letterIn,
   markOf,
   type RunChunk,
   recordRefs,
@@ -137,7 +138,7 @@ function handleAll<Tx>(
   { nextOffset, recorded, tx, proveOpen }: SyncChunk<Tx>,
   progress: Progress,
 ) {
-  const { chunk, claim, giveUp } = run;
+  const { storage, chunk, claim, giveUp } = run;
   if (nextOffset !== chunk.firstOffset) throw new Moved(nextOffset);
   const found = sorted(chunk.records, recorded, giveUp);
   for (const call of callsOf(run, found)) {
@@ -154,6 +155,13 @@ function handleAll<Tx>(
     progress.published = handle(run, claim, tx, records) || progress.published;
     // At once: the handlers behind it would write outside of any transaction.
     proveOpen();
+  }
+  if (found.givenUp !== null) {
+    // Told as in chunk.ts: no handler ran for it.
+    progress.at = { offset: found.givenUp.offset, alone: true };
+    const letter = letterIn(run, found);
+    if (letter !== null) storage.enqueueSync(tx, [letter]);
+    progress.published = letter !== null || progress.published;
   }
   progress.at = null;
   progress.counts = countsOf(found);

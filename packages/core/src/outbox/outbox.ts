@@ -208,16 +208,22 @@ function entryOf(
   clock: Clock,
   source: string | undefined,
 ): OutboxEntry {
-  const { topic, value } = message;
+  const headers = [...ownHeaders(id, message.topic, clock, source), ...message.headers];
+  return rowOf({ ...message, headers }, id);
+}
+
+/**
+ * The row of a message that is a copy of another: with its headers, also those that are reserved, and
+ * no others. Throws InvalidMessageError.
+ */
+export function copiedEntry(message: OutgoingMessage, id: string): OutboxEntry {
+  checkOutgoing(message, "kept");
+  return rowOf(message, id);
+}
+
+function rowOf({ topic, value, headers, ...message }: OutgoingMessage, id: string): OutboxEntry {
   const key = keyBytesOf(message.key);
-  return {
-    lane: laneOf(utf8(topic), key ?? utf8(id)),
-    id,
-    topic,
-    key,
-    value,
-    headers: [...ownHeaders(id, topic, clock, source), ...message.headers],
-  };
+  return { lane: laneOf(utf8(topic), key ?? utf8(id)), id, topic, key, value, headers };
 }
 
 /** What the outbox adds to a message's headers: under 4 KiB, far inside Kafka's limit less ours. */

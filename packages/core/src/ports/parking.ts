@@ -3,6 +3,7 @@
  * their keys and their bytes, and each is tried by one process at a time.
  */
 import type { Headers } from "../message.ts";
+import type { OutboxEntry } from "./outbox.ts";
 import type { Audit, PartitionRef } from "./storage.ts";
 
 /** A record that was set aside, as it lay in the log. */
@@ -111,8 +112,15 @@ export interface ParkingVerbs {
     readonly consumer: string;
     readonly token: string;
   }) => Promise<number>;
-  /** Ends a turn that did not succeed. False where it is held no more, and nothing was done. */
-  readonly settleParked: (turn: ParkedTurn, outcome: ParkedOutcome) => Promise<boolean>;
+  /**
+   * I6. Ends a turn that did not succeed, and writes `letters` into the outbox in the same transaction:
+   * both, or neither. False where it is held no more, and nothing was done.
+   */
+  readonly settleParked: (
+    turn: ParkedTurn,
+    outcome: ParkedOutcome,
+    letters?: readonly OutboxEntry[],
+  ) => Promise<boolean>;
   /** Parked messages, by id. Locks nothing. */
   readonly parked: (filter: ParkedFilter, page: ParkedPage) => Promise<readonly ParkedMessage[]>;
   /**

@@ -47,7 +47,7 @@ export function laneVerbs(parts: StorageParts): LaneVerbs {
 
 /** O1. One statement, whatever the number of rows. */
 async function enqueue(
-  { database: { tables } }: StorageParts,
+  parts: StorageParts,
   tx: MemoryTx,
   rows: readonly OutboxEntry[],
 ): Promise<void> {
@@ -55,16 +55,23 @@ async function enqueue(
   if (rows.length === 0) return;
   const copies = rows.map((row) => structuredClone(row));
   try {
-    await hold.connection.run("enqueue", (transaction) => {
-      for (const row of copies) {
-        const position = tables.next("outbox");
-        tables.write(transaction, "outbox", String(position), { ...row, position });
-      }
-    });
+    await hold.connection.run("enqueue", (transaction) => enqueueRows(parts, transaction, copies));
     hold.enqueued();
   } catch (error) {
     hold.failed(error);
     throw translated("enqueue", error);
+  }
+}
+
+/** In a transaction that somebody else ends. */
+export function enqueueRows(
+  { database: { tables } }: StorageParts,
+  transaction: Transaction,
+  rows: readonly OutboxEntry[],
+): void {
+  for (const row of structuredClone(rows)) {
+    const position = tables.next("outbox");
+    tables.write(transaction, "outbox", String(position), { ...row, position });
   }
 }
 

@@ -12,6 +12,7 @@ import type {
   ParkingVerbs,
 } from "@oncebox/core";
 import type { Connection } from "./connection.ts";
+import { enqueueRows } from "./lanes.ts";
 import { ownTransaction } from "./own-transaction.ts";
 import { dueIn, isHead, parkedKey, parkedRows } from "./parked-rows.ts";
 import { hexOf, type ParkedRow, registerLockTimeoutMs, type StorageParts } from "./parts.ts";
@@ -34,9 +35,14 @@ export function parkingVerbs(parts: StorageParts): ParkingVerbs {
       pool.with(`return of turns of ${request.consumer}`, (connection) =>
         connection.run("release-parked", (transaction) => release(parts, transaction, request)),
       ),
-    settleParked: (turn, outcome) =>
+    settleParked: (turn, outcome, letters = []) =>
       pool.with(`end of a turn of ${turn.consumer}`, (connection) =>
-        connection.run("settle-parked", (transaction) => settle(parts, transaction, turn, outcome)),
+        connection.run("settle-parked", async (transaction) => {
+          const held = await settle(parts, transaction, turn, outcome);
+          // Behind the fence: of a turn that was taken over nothing is written.
+          if (held) enqueueRows(parts, transaction, letters);
+          return held;
+        }),
       ),
     parked: (filter, page) =>
       pool.with(`look at what ${filter.consumer} has parked`, (connection) =>

@@ -6,6 +6,7 @@ import { chunkCases } from "./chunk-cases.ts";
 import { ownershipCases } from "./claim-cases.ts";
 import { heldCases } from "./held-cases.ts";
 import { laneCases } from "./lane-cases.ts";
+import { letterCases } from "./letter-cases.ts";
 import { logCases } from "./log-cases.ts";
 import { migrationCases } from "./migration-cases.ts";
 import { outboxCases } from "./outbox-cases.ts";
@@ -34,6 +35,7 @@ const all: readonly StorageCase[] = [
   ...heldCases,
   ...turnCases,
   ...retryCases,
+  ...letterCases,
   ...redriveCases,
   ...outboxCases,
   ...laneCases,
