@@ -4,6 +4,7 @@
 import { type ErrorCode, OnceboxError, StorageError } from "@oncebox/core";
 import { brokenText } from "../fixtures/breaks.ts";
 import { brokenParking } from "./broken-parking.ts";
+import { brokenPruning } from "./broken-pruning.ts";
 import { altered, type Broken, together } from "./broken-statements.ts";
 import { brokenVerbs, opening, openingTurns, wrapped } from "./broken-verbs.ts";
 
@@ -34,6 +35,7 @@ const anyTransaction = [
 export const brokenStorages = {
   ...brokenVerbs,
   ...brokenParking,
+  ...brokenPruning,
   "T1: a transaction with a swallowed error passes for committed": judged((error) => {
     if (!isCoded(error, "transaction-aborted")) throw error;
   }),

@@ -17,6 +17,8 @@ import { type Runners, runnersOf } from "./sync-runs.ts";
 export interface Handled extends Runners {
   readonly startFrom: StartFrom;
   readonly policy: FailurePolicy;
+  /** Whether ids are recorded. */
+  readonly byId: boolean;
   /** Whether handlers of different keys may run at the same time. */
   byKey: boolean;
 }
@@ -63,5 +65,5 @@ function assembled<Tx>(
   const { startFrom = "earliest", ordering, deduplicate = "id" } = options;
   const policy = failurePolicy(options, "runBatch" in handler);
   const runners = runnersOf(storage, handler, { source, deduplicate });
-  return { ...runners, startFrom, policy, byKey: ordering === "key" };
+  return { ...runners, startFrom, policy, byId: deduplicate === "id", byKey: ordering === "key" };
 }
