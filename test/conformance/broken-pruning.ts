@@ -83,7 +83,9 @@ export const noticedPruning: Readonly<Record<keyof typeof brokenPruning, readonl
   ],
   "I7: the fastest partition decides": [slowest, neverRead],
   "I7: a partition of which nothing is known is passed over": [neverRead, soughtBack],
-  "I7: the ends of logs count for nothing": [neverRead, nothingToRead, anotherLog, oddTimes],
+  "I7: the ends of logs count for nothing": [
+    ...[neverRead, nothingToRead, anotherLog, oddTimes, others],
+  ],
   "I7: the end of any log counts": [anotherLog],
   "I7: a record of any time counts as one of the clock": [noClock],
   "I7: an id keeps the time of its record, whatever that is": [noClock, oddTimes],
@@ -149,7 +151,9 @@ export const noticedNativePruning: Readonly<
   ],
   "I7: the fastest partition decides": [slowest, neverRead],
   "I7: a partition of which nothing is known is passed over": [neverRead, soughtBack],
-  "I7: the ends of logs count for nothing": [neverRead, nothingToRead, anotherLog, oddTimes],
+  "I7: the ends of logs count for nothing": [
+    ...[neverRead, nothingToRead, anotherLog, oddTimes, others],
+  ],
   "I7: the end of any log counts": [anotherLog],
   "I7: an id keeps the time of its record, whatever that is": [noClock, oddTimes],
   "I7: ids of parked messages are deleted": [parked],

@@ -264,15 +264,19 @@ export const pruneCases: readonly StorageCase[] = [
     run: async ({ storage, begin }) => {
       await register(storage, 0n);
       await handled(storage, 0, day(0), day(20));
-      const own = await begin();
-      await storage.recordIds(own.tx, "webhooks", [{ source: topic, id: id(1), checksum: null }]);
-      await own.commit();
+      await recordOnce(storage, begin, id(1));
+      // Later than that one: where it lies before the window, the other does as well.
+      await recordOnce(storage, begin, id(2), consumer);
       same((await prune(storage, { consumer: "nobody" })).deleted, 0, "the ids deleted of nobody");
       const ends = [endOf(0, 2n)];
+      let deleted = 0;
       await eventually(
         longWaitMs,
-        async () => ((await prune(storage, { windowMs: 0, ends })).deleted > 0 ? true : undefined),
-        "the consumer's own ids are deleted",
+        async () => {
+          deleted += (await prune(storage, { windowMs: 0, ends })).deleted;
+          return deleted >= 3 ? true : undefined;
+        },
+        "the consumer's own three ids are deleted",
       );
       same(await recordOnce(storage, begin, id(1)), ["duplicate"], "an id of another consumer");
     },
@@ -325,9 +329,10 @@ async function recordOnce<Tx>(
   storage: Storage<Tx>,
   begin: () => Promise<{ readonly tx: Tx; readonly commit: () => Promise<unknown> }>,
   which: Uint8Array,
+  name = "webhooks",
 ): ReturnType<Storage<Tx>["recordIds"]> {
   const own = await begin();
-  const outcome = await storage.recordIds(own.tx, "webhooks", [
+  const outcome = await storage.recordIds(own.tx, name, [
     { source: topic, id: which, checksum: null },
   ]);
   await own.commit();
