@@ -38,7 +38,8 @@ CREATE TABLE oncebox_inbox_partitions (
   -- Kafka's leader epoch of what lies directly before next_offset. Null: not known.
   leader_epoch  INTEGER,
   -- The last record that was handled, its time and its checksum: to find it in the log again, or to
-  -- see that the log is another one. Null: none yet, or none since a seek.
+  -- see that the log is another one; the time also says how far this partition has come, for pruning.
+  -- Null: none yet, or none since a seek.
   last_offset   INTEGER,
   last_time     INTEGER,
   last_checksum INTEGER,
@@ -66,7 +67,8 @@ CREATE TABLE oncebox_inbox_partitions (
   PRIMARY KEY (consumer, topic, partition)
 ) STRICT, WITHOUT ROWID;
 
--- Ids that were seen. Written in the transaction of their effects; nothing deletes them.
+-- Ids that were seen. Written in the transaction of their effects; deleted, a little at a time, when
+-- they lie before the window of the consumer's slowest partition.
 CREATE TABLE oncebox_inbox_messages (
   consumer      INTEGER NOT NULL,
   source        INTEGER NOT NULL,
@@ -77,8 +79,9 @@ CREATE TABLE oncebox_inbox_messages (
   topic         INTEGER,
   partition     INTEGER,
   record_offset INTEGER,
-  -- Milliseconds since 1970 by the record itself; by the clock here where it came through
-  -- inbox.once. Nothing is decided by it.
+  -- Milliseconds since 1970: the record's time, but not before that of the record handled before its
+  -- chunk, nor beyond the clock here, which counts alone where it came through inbox.once. Pruning
+  -- goes by it.
   record_time   INTEGER,
   -- CRC-32C of key and value: the same id with another value is a conflict, not a duplicate. Null
   -- where inbox.once was given no value.

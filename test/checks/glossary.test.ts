@@ -1,6 +1,6 @@
 /**
- * The glossary: its names exist in what the packages publish, its words are used by the other
- * documents, and what it calls missing is missing. Then the tables of what to install, held against
+ * The glossary: its names exist in what the packages publish, and its words are used by the other
+ * documents. Then the tables of what to install, held against
  * the manifests.
  */
 import { existsSync } from "node:fs";
@@ -17,18 +17,16 @@ const publicDocuments = documents.filter(
 );
 
 /** Rows of the tables below a heading of level 2, without heads and rules. */
-function rowsOf(text: string, heading?: string): string[][] {
+function rowsOf(text: string): string[][] {
   const sections = text.split(/^## /m).slice(1);
-  const chosen = sections.filter((one) => heading === undefined || one.startsWith(`${heading}\n`));
-  return chosen.flatMap((section) => {
+  return sections.flatMap((section) => {
     const lines = section.split("\n").filter((line) => line.startsWith("|"));
     const cells = lines.map((line) => line.split("|").slice(1, -1));
     return cells.slice(2).map((row) => row.map((cell) => cell.trim()));
   });
 }
 
-const keptFree = rowsOf(read(glossary), "Kept free").map(([word = ""]) => word);
-const rows = rowsOf(read(glossary)).filter(([word = ""]) => !keptFree.includes(word));
+const rows = rowsOf(read(glossary));
 const words = rows.map(([word = ""]) => word);
 
 /** Everything that packages publish: types with their comments, code, and the columns of tables. */
@@ -65,20 +63,6 @@ describe("the glossary", () => {
   it("has no word that no other document uses", () => {
     const text = publicDocuments.map(read).join("\n").toLowerCase().replace(/\s+/g, " ");
     expect(words.filter((word) => !text.includes(word.toLowerCase()))).toEqual([]);
-  });
-
-  it("calls missing what is missing", () => {
-    expect(keptFree).not.toEqual([]);
-    const exported = ["core", "testing"].map((name) => read(`packages/${name}/src/index.ts`));
-    for (const word of keptFree) {
-      const name = new RegExp(
-        `\\b(?:${word}|${word}\\w*[A-Z]\\w*|\\w*${word[0]?.toUpperCase()}${word.slice(1)}\\w*)\\b`,
-      );
-      expect(
-        exported.filter((text) => name.test(text)),
-        word,
-      ).toEqual([]);
-    }
   });
 
   it("is linked from every page that a newcomer reads", () => {

@@ -23,6 +23,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import { brokenLetters } from "./broken-letters.ts";
+import { brokenNativePruning } from "./broken-pruning.ts";
 import { brokenNativeParking } from "./broken-sqlite-parking.ts";
 import { brokenVerbs, opening, wrapped } from "./broken-verbs.ts";
 import type { SqliteVariant } from "./sqlite-knex-under-test.ts";
@@ -95,6 +96,7 @@ const firstChecksum = createHash("sha256").update(readFileSync(firstMigration)).
 /** By what is wrong with them; the promise that each breaks stands first. Tried on native storage. */
 export const brokenNative = {
   ...brokenNativeParking,
+  ...brokenNativePruning,
   "T1: a transaction that was ended early passes for committed": anyTransaction,
   "T1: a commit is answered, and what was written under it is rolled back": altered("endMark", [
     /RELEASE/,

@@ -6,6 +6,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import type { Session } from "../fixtures/sqlite-session.ts";
 import { noticedLetters } from "./broken-letters.ts";
+import { noticedNativePruning } from "./broken-pruning.ts";
 import { noticedNativeParking } from "./broken-sqlite-parking.ts";
 import { brokenKnex, brokenNative } from "./broken-sqlite-storages.ts";
 import { promisesOf, titleOf, tryBroken } from "./broken-trial.ts";
@@ -16,6 +17,7 @@ import { endSessions, nativeUnderTest } from "./sqlite-native-under-test.ts";
 
 const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly string[]>> = {
   ...noticedNativeParking,
+  ...noticedNativePruning,
   "T1: a transaction that was ended early passes for committed": [
     "T1 a transaction that its work ended early rejects",
     "I5 a handler that commits early and begins anew fails the chunk, and the redo is not lost",

@@ -8,6 +8,7 @@ import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
 import { noticedLetters } from "./broken-letters.ts";
 import { noticedParking } from "./broken-parking.ts";
+import { noticedPruning } from "./broken-pruning.ts";
 import { misfits } from "./broken-statements.ts";
 import { brokenStorages } from "./broken-storages.ts";
 import { promisesOf, tryBroken } from "./broken-trial.ts";
@@ -26,6 +27,7 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
   ...noticedVerbs,
   ...noticedParking,
   ...noticedLetters,
+  ...noticedPruning,
   "T1: a transaction with a swallowed error passes for committed": [
     "T1 a transaction with a swallowed failed statement rejects and commits nothing",
     "T1 a chunk with a swallowed failed statement rejects and commits nothing",

@@ -5,6 +5,7 @@ import { type ErrorCode, OnceboxError, StorageError } from "@oncebox/core";
 import { brokenText } from "../fixtures/breaks.ts";
 import { brokenLetters } from "./broken-letters.ts";
 import { brokenParking } from "./broken-parking.ts";
+import { brokenPruning } from "./broken-pruning.ts";
 import { altered, type Broken, together } from "./broken-statements.ts";
 import { brokenVerbs, opening, openingTurns, wrapped } from "./broken-verbs.ts";
 
@@ -36,6 +37,7 @@ export const brokenStorages = {
   ...brokenVerbs,
   ...brokenParking,
   ...brokenLetters,
+  ...brokenPruning,
   "T1: a transaction with a swallowed error passes for committed": judged((error) => {
     if (!isCoded(error, "transaction-aborted")) throw error;
   }),

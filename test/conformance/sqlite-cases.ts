@@ -42,6 +42,7 @@ const inapplicable: Readonly<Record<string, string>> = {
   "I6 an open chunk and an open turn of its partition do not wait for each other": oneWriter,
   "I6 a redrive does not wait for an open turn, and leaves it alone": oneWriter,
   "I6 changes by hand do not wait for an open chunk of the partition": oneWriter,
+  "I7 a step and an open chunk do not wait for each other": oneWriter,
 };
 
 const onlyConnection = "a knex on SQLite has one connection: a second chunk waits for the first";

@@ -134,6 +134,31 @@ export type OnceboxEvent =
       readonly waitMs: number;
       readonly error: unknown;
     }
+  /** Message ids that lie before the window were deleted: how many, and up to which time of their records. */
+  | {
+      readonly type: "inbox.pruned";
+      readonly consumer: string;
+      readonly ids: number;
+      /** Milliseconds since 1970. */
+      readonly before: bigint;
+    }
+  /**
+   * No message id may be deleted, because nobody can tell how far this partition has come: it was never
+   * read, or its last record bears a time that is no clock's. Told once for each partition in a row.
+   */
+  | {
+      readonly type: "inbox.pruning-held-back";
+      readonly consumer: string;
+      readonly topic: string;
+      readonly partition: number;
+    }
+  /** The database was in trouble when message ids were to be deleted; tried again after `waitMs`. */
+  | {
+      readonly type: "inbox.pruning-troubled";
+      readonly consumer: string;
+      readonly waitMs: number;
+      readonly error: unknown;
+    }
   /**
    * Handlers of a topic run one after another from now on, although `ordering: "key"` asks for more.
    * `not-pipelined`: this connection gains nothing by it. `refused`: a handler uses savepoints or

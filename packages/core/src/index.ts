@@ -124,6 +124,7 @@ export type {
   ParkingVerbs,
   ToPark,
 } from "./ports/parking.ts";
+export type { LogEnd, Pruned, PruneRequest, PruningVerbs } from "./ports/pruning.ts";
 export type {
   Audit,
   AuditEntry,

@@ -58,7 +58,7 @@ export interface SeekOptions extends ActOptions {
   readonly to: StartFrom | bigint;
   /**
    * Whether messages that were handled before are handled again. False: their ids still count as
-   * seen, so that only what was never handled takes effect.
+   * seen, as far back as they are kept, so that only what was never handled takes effect.
    * @defaultValue true
    */
   readonly replay?: boolean;

@@ -16,6 +16,8 @@ import { openParked, parkingVerbs } from "./parking.ts";
 import { type ParkingQueries, parkingQueries } from "./parking-queries.ts";
 import { partitionVerbs } from "./partitions.ts";
 import { type StorageErrors, storageErrors } from "./postgres-errors.ts";
+import { pruningVerbs } from "./pruning.ts";
+import { type PruningQueries, pruningQueries } from "./pruning-queries.ts";
 import { type InboxQueries, inboxQueries } from "./queries.ts";
 import { recordIds } from "./record-ids.ts";
 import { registrationVerbs } from "./registration.ts";
@@ -48,6 +50,7 @@ export function assembled<Tx>(
       claims: claimQueries(schema),
       operator: operatorQueries(schema),
       parking: parkingQueries(schema),
+      pruning: pruningQueries(schema),
       outbox: outboxQueries(schema),
     }),
     wake: {
@@ -70,6 +73,7 @@ interface Parts<Tx> {
   readonly claims: ClaimQueries;
   readonly operator: OperatorQueries;
   readonly parking: ParkingQueries;
+  readonly pruning: PruningQueries;
   readonly outbox: OutboxQueries;
   readonly errors: StorageErrors;
   readonly schema: string;
@@ -102,6 +106,7 @@ function verbs<Tx>(parts: Parts<Tx>): Omit<Storage<Tx>, "wake" | "close"> {
     ...registrationVerbs(parts),
     ...seekVerbs(parts),
     ...parkingVerbs({ ...parts, limits: parts }),
+    ...pruningVerbs(parts),
     ...createLanes(pooled, parts.outbox),
     check: () => checkDatabase(parts),
     trouble: errors.trouble,

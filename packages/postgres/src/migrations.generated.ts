@@ -42,7 +42,7 @@ INSERT INTO meta DEFAULT VALUES;
   {
     number: 2,
     name: "0002_inbox",
-    checksum: "b162f394b3dedd33d85dc892c69d1601e15a10a2830a2176c299e64d2338d674",
+    checksum: "99ba3f4145ec071bd0582f0e7af2a8c47b6d53c17faad1b71b1fc9aa91dfacf1",
     sql: `-- The inbox: where each consumer stands in each partition, and which message ids it has seen.
 
 -- Consumer names as small integers. A name belongs to one Kafka group for ever; it is null for a
@@ -84,8 +84,10 @@ CREATE TABLE inbox_partitions (
   topic_id      text,
   -- Kafka's leader epoch of what lies directly before next_offset. Null: not known.
   leader_epoch  integer,
-  -- The last record that was handled, its time (as record_time below) and its checksum: to find it
-  -- in the log again, or to see that the log is another one. Null: none yet, or none since a seek.
+  -- The last record that was handled, its time in milliseconds since 1970 (not a timestamptz: a
+  -- producer may write any number) and its checksum: to find it in the log again, or to see that the
+  -- log is another one; the time also says how far this partition has come, for pruning. Null: none
+  -- yet, or none since a seek.
   last_offset   bigint,
   last_time     bigint,
   last_checksum integer,
@@ -116,13 +118,14 @@ CREATE TABLE inbox_partitions (
 -- keep every update a HOT one, so that neither the table nor its index grows.
 WITH (fillfactor = 10);
 
--- Ids that were seen. Written in the transaction of their effects. Nothing deletes them.
+-- Ids that were seen. Written in the transaction of their effects. Deleted, a little at a time, when
+-- they lie before the window of the consumer's slowest partition.
 CREATE TABLE inbox_messages (
   -- Offset of the record that took the id; null where it came through inbox.once.
   record_offset bigint,
-  -- Milliseconds since 1970 by the record itself, or by this database's clock where the id came
-  -- through inbox.once. For people: nothing is decided by it. Not a timestamptz: a producer may
-  -- write any number.
+  -- Milliseconds since 1970: the record's time, but not before that of the record handled before its
+  -- chunk, nor beyond this database's clock, which counts alone where the id came through inbox.once.
+  -- Pruning goes by it. It has no index: what is old is found by walking over the table.
   record_time   bigint,
   consumer      integer NOT NULL,
   source        integer NOT NULL,

@@ -1,7 +1,7 @@
 /**
  * Every statement of the inbox, as pure functions. Each says which index it uses, what it locks and
  * why it is safe. The outbox's are in outbox-queries.ts, those of claims in claim-queries.ts, those of
- * parked messages in parking-queries.ts.
+ * parked messages in parking-queries.ts, that of pruning in pruning-queries.ts.
  *
  * A statement's text starts with a comment that names it, `/* oncebox_open *\/`, so that a DBA knows
  * it in pg_stat_activity; its name is that and a hash of the text. Both beginnings are stable: tests
@@ -145,16 +145,20 @@ const addNamesText = (own: string) => `
 // compared in one step: where the row changed while this waited, the token is compared again with
 // the new row. MATERIALIZED keeps the lock before the INSERT. Ids are inserted in one order
 // everywhere, so two recordings never wait for each other; of the same id twice in one chunk the
-// first offset wins. When all locks are there, lock_timeout is again what it was for the session.
+// first offset wins. The time beside an id is what pruning goes by, so one that a clock of nobody's made
+// is brought to where the partition is; null counts for nothing in both. When all locks are there, lock_timeout is again what it was for the session.
 const openText = (own: string) => `
   WITH claimed AS MATERIALIZED (
-    SELECT next_offset, parked FROM ${own}inbox_partitions
+    SELECT next_offset, parked, last_time,
+      floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now
+    FROM ${own}inbox_partitions
     WHERE consumer = $1 AND topic = $2 AND partition = $3 AND token = $4
     FOR NO KEY UPDATE
   ), recorded AS (
     INSERT INTO ${own}inbox_messages
       (record_offset, record_time, consumer, source, id, topic, partition, checksum)
-    SELECT r.record_offset, r.record_time, $1, r.source, r.id, $5, $3, r.checksum
+    SELECT r.record_offset, least(greatest(r.record_time, claimed.last_time), claimed.now),
+      $1, r.source, r.id, $5, $3, r.checksum
     FROM claimed, unnest($6::bigint[], $7::bigint[], $8::integer[], $9::uuid[], $10::integer[])
       AS r (record_offset, record_time, source, id, checksum)
     WHERE r.record_offset >= claimed.next_offset

@@ -25,6 +25,7 @@ interface OpenedRow {
   readonly consumer: bigint;
   readonly next_offset: bigint;
   readonly parked: bigint;
+  readonly last_time: bigint | null;
 }
 
 export interface OpenedChunk {
@@ -54,7 +55,7 @@ export function openChunk(
   const row = one<OpenedRow>(db, openText, consumer, topic, int(partition), token);
   if (row === undefined) throw claimLost(claim);
   const opened = { consumer: row.consumer, nextOffset: row.next_offset };
-  const fresh = recordChunk(db, claim, opened, records);
+  const fresh = recordChunk(db, claim, { ...opened, lastTime: row.last_time }, records);
   // Without the hint there is nothing: nobody but a chunk, which holds this row, parks or writes it.
   const place = { consumer: row.consumer, topic, partition };
   const found =

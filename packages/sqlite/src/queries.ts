@@ -14,12 +14,14 @@ export const openText = `
   UPDATE oncebox_inbox_partitions SET owner = owner
   WHERE consumer = (SELECT id FROM oncebox_consumers WHERE name = ?)
     AND topic = ? AND partition = ? AND token = ?
-  RETURNING consumer, next_offset, parked`;
+  RETURNING consumer, next_offset, parked, last_time`;
 
+// The time beside an id is what pruning goes by, so one that a clock of nobody's made is brought to
+// where the partition is.
 export const recordText = `
   INSERT INTO oncebox_inbox_messages
     (consumer, source, id, topic, partition, record_offset, record_time, checksum)
-  VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+  VALUES (?, ?, ?, ?, ?, ?, min(max(?, ?), ${nowMs}), ?)
   ON CONFLICT DO NOTHING`;
 
 export const recordOnceText = `

@@ -40,11 +40,19 @@ export function consumerId(db: Database, name: string): bigint | null {
   return one<{ id: bigint }>(db, consumerText, name)?.id ?? null;
 }
 
+/** A partition's row as it is behind the lock. */
+interface ChunkPlace {
+  readonly consumer: bigint;
+  readonly nextOffset: bigint;
+  /** That of the last handled record; null: none yet. */
+  readonly lastTime: bigint | null;
+}
+
 /** What became of each record of a chunk, from the offset on that the partition's row stands at. */
 export function recordChunk(
   db: Database,
   claim: PartitionClaim,
-  { consumer, nextOffset }: { readonly consumer: bigint; readonly nextOffset: bigint },
+  { consumer, nextOffset, lastTime }: ChunkPlace,
   records: readonly RecordRef[],
 ): readonly Recorded[] {
   const sourceOf = sourceIds(db);
@@ -54,7 +62,8 @@ export function recordChunk(
     const key = [consumer, sourceOf(record.source), record.id] as const;
     const topic = sourceOf(claim.topic);
     const place = [topic, int(claim.partition), record.offset] as const;
-    const more = [record.timestamp, int(record.checksum)] as const;
+    const time = record.timestamp;
+    const more = [time, lastTime ?? time, int(record.checksum)] as const;
     if (run(db, recordText, ...key, ...place, ...more) === 1) return "new";
     return outcomeOf(claim, record, topic, takerOf(db, key));
   });

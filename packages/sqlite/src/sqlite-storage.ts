@@ -17,6 +17,7 @@ import { type Access, beginImmediate, reading, rollBack } from "./locking.ts";
 import { aDatabase } from "./migrate.ts";
 import { commitTurn, nameOfTurn, openTurn, parkingVerbs } from "./parking.ts";
 import { partitionVerbs } from "./partitions.ts";
+import { pruningVerbs } from "./pruning.ts";
 import { recordIds } from "./record-ids.ts";
 import { registrationVerbs } from "./registration.ts";
 import { seekVerbs } from "./seek.ts";
@@ -63,6 +64,7 @@ export function verbsOf(access: Access): Omit<StorageVerbs, "wake" | "close"> {
     ...registrationVerbs(access),
     ...seekVerbs(access),
     ...parkingVerbs(access),
+    ...pruningVerbs(access),
     ...laneVerbs(access),
     check: () => reading(access, "check of the database", checkDatabase),
     trouble,

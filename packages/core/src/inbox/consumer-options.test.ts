@@ -31,3 +31,21 @@ describe("on a storage that does not wait", () => {
     expect(completed({ handlerTimeoutMs: undefined }).handlerTimeoutMs).toBe(15_000);
   });
 });
+
+describe("the deduplication window", () => {
+  it("is a week unless told otherwise, and null is kept: for ever", () => {
+    expect(completed({}).deduplicationWindowMs).toBe(604_800_000);
+    expect(completed({ deduplicationWindowMs: undefined }).deduplicationWindowMs).toBe(604_800_000);
+    expect(completed({ deduplicationWindowMs: null }).deduplicationWindowMs).toBeNull();
+  });
+
+  it.each([0, 59_999, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, "7d"])(
+    "%s is refused",
+    (window) => {
+      // Guards: a window so short, or so odd, that it recognises nothing.
+      expect(() => completed({ deduplicationWindowMs: window })).toThrow(
+        /deduplicationWindowMs.*60000.*or null/,
+      );
+    },
+  );
+});

@@ -68,6 +68,14 @@ export interface ConsumerOptions<Tx> {
    */
   readonly redriveIntervalMs?: number;
   /**
+   * For how long the id of a message is kept, in milliseconds, so that its producer's repeat is
+   * recognised; null: for ever. Counted in the time of records, by the slowest partition of the consumer:
+   * a stop forgets nothing that the backlog still holds. Longer recognises later repeats; shorter keeps
+   * fewer rows. The same record delivered again is recognised in either case.
+   * @defaultValue 604800000
+   */
+  readonly deduplicationWindowMs?: number | null;
+  /**
    * Fetched batches kept for one partition; a partition with a full buffer is not fetched. More
    * smooths uneven handlers, and costs memory.
    * @defaultValue 3
@@ -138,6 +146,8 @@ const defaults = {
   partitionsAtOnceMax: 4,
   handlersAtOnceMax: 100,
   redriveIntervalMs: 1_000,
+  // Seven days: what Kafka itself keeps of a topic by default.
+  deduplicationWindowMs: 604_800_000,
   bufferBatchesMax: 3,
   bufferBytesMax: 8 * 2 ** 20,
   offsetCommitIntervalMs: 1_000,
@@ -151,11 +161,20 @@ const handlerTimeoutMs = 15_000;
 const asynchronousOnly = ["handlerTimeoutMs", "handlersAtOnceMax"];
 
 export type CompleteOptions<Tx> = Omit<ConsumerOptions<never>, "storage"> &
-  Readonly<typeof defaults> & {
+  Omit<Readonly<typeof defaults>, "deduplicationWindowMs"> & {
     readonly storage: Storage<Tx> | SyncStorage<Tx>;
+    readonly deduplicationWindowMs: number | null;
     readonly stallAfterMs: number;
     readonly handlerTimeoutMs: number;
   };
+
+const aMinuteOrMore = integer(60_000, 100 * 366 * 86_400_000);
+
+const aWindow: Rule = {
+  is: `${aMinuteOrMore.is}, or null`,
+  fits: (value) => value === null || aMinuteOrMore.fits(value),
+  optional: true,
+};
 
 const pauseOrGoOn = oneOf("pause", "go-on");
 
@@ -191,6 +210,7 @@ export function checkConsumerOptions(options: unknown): void {
     partitionsAtOnceMax: integer(1, 1_000),
     handlersAtOnceMax: integer(1, 10_000),
     redriveIntervalMs: integer(10, 3_600_000),
+    deduplicationWindowMs: aWindow,
     bufferBatchesMax: integer(1, 1_000),
     bufferBytesMax: integer(1, 2 ** 30),
     offsetCommitIntervalMs: integer(10, 3_600_000),
@@ -320,6 +340,15 @@ const anObject: Rule = {
   fits: (value) => typeof value === "object" && value !== null,
   optional: true,
 };
+
+/** Throws ConfigurationError where there is nothing to do. */
+export function checkHandled({ name }: { readonly name: string }, topics: number): void {
+  if (topics > 0) return;
+  throw new ConfigurationError(
+    "invalid-options",
+    `consumer ${name} has no handler: call handle(topic, run) before start`,
+  );
+}
 
 /** Options against what the database says of itself. Throws ConfigurationError. */
 export function checkFacts<Tx>(

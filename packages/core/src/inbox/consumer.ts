@@ -17,6 +17,7 @@ import {
   type ConsumerOptions,
   checkConsumerOptions,
   checkFacts,
+  checkHandled,
   type SyncConsumerOptions,
   withDefaults,
 } from "./consumer-options.ts";
@@ -24,12 +25,13 @@ import type { Consumer, SyncConsumer } from "./consumer-service.ts";
 import { groupAhead, groupOffsetsOf } from "./group-offsets.ts";
 import { batchHandledOf, type Handled, handledOf } from "./handled.ts";
 import type { BatchHandlerOptions, BatchRun, Handler, HandlerOptions, Run } from "./handler.ts";
+import { pruneIds } from "./id-pruning.ts";
 import { type OffsetRelay, offsetRelay } from "./offset-relay.ts";
 import { PartitionWorker } from "./partition.ts";
 import type { PartitionContext } from "./partition-context.ts";
 import { permits } from "./permits.ts";
 import { type RedriveContext, redriveWorker } from "./redrive-worker.ts";
-import { resolveStart } from "./start.ts";
+import { registerTopic } from "./start.ts";
 import { type Health, healthOf, type PartitionStatus } from "./status.ts";
 import { type WatchContext, watch } from "./watchdog.ts";
 
@@ -92,6 +94,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   #offsetsDone: Promise<void> = Promise.resolve();
   #watching: Promise<void> = Promise.resolve();
   #redriving: Promise<void> = Promise.resolve();
+  #pruning: Promise<void> = Promise.resolve();
   #started = false;
 
   constructor(options: ConsumerOptions<Tx> | SyncConsumerOptions<Tx>) {
@@ -264,14 +267,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
 
   async #start(stopping: AbortSignal): Promise<void> {
     this.#started = true;
-    const { name, storage } = this.#options;
-    if (this.#handlers.size === 0) {
-      throw new ConfigurationError(
-        "invalid-options",
-        `consumer ${name} has no handler: call handle(topic, run) before start`,
-      );
-    }
-    const facts = await storage.check();
+    checkHandled(this.#options, this.#handlers.size);
+    const facts = await this.#options.storage.check();
     checkFacts(this.#options, facts, claimsAtOnceMax + redrivesAtOnceMax);
     if (!facts.pipelined)
       for (const topic of this.#handlers.keys()) this.#keepOrder(topic, "not-pipelined");
@@ -283,18 +280,13 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     this.#offsetsDone = this.#offsets.run(signal);
     this.#watching = watch(this.#watchContext(), signal);
     this.#redriving = redriveWorker(this.#redriveContext()).run(signal);
+    this.#pruning = this.#prune(signal);
   }
 
-  /** Every partition gets its row at once, so that no start is resolved later by another rule. */
-  async #register(topic: string): Promise<void> {
-    const { broker, storage, name: consumer } = this.#options;
-    const known = await storage.isRegistered(consumer, topic);
-    const from = known ? "earliest" : (this.#handlers.get(topic)?.startFrom ?? "earliest");
-    const { topicId, offsets: start } = await resolveStart(broker, topic, from);
-    // Added partitions begin at 0, not at what retention has left: what is gone must be told.
-    const added = new Map(Array.from(start.keys(), (partition) => [partition, 0n]));
-    const groupId = this.#groupId;
-    await storage.registerTopic({ consumer, groupId, topic, topicId, start, added });
+  #register(topic: string): Promise<void> {
+    const { broker, storage, name } = this.#options;
+    const subscriber = { broker, storage, name, groupId: this.#groupId };
+    return registerTopic(subscriber, topic, this.#handlers.get(topic)?.startFrom ?? "earliest");
   }
 
   /** Rule 4: nothing in memory outlives an assignment, even where the same partition comes back. */
@@ -359,6 +351,14 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     };
   }
 
+  /** Takes turns with claims, so the pool needs no connection more for it. */
+  #prune(signal: AbortSignal): Promise<void> {
+    const { clock, observe, claims: permits } = this.#context;
+    const recordsIds = [...this.#handlers.values()].some(({ byId }) => byId);
+    const context = { ...this.#options, clock, observe, permits };
+    return recordsIds ? pruneIds(context, signal) : Promise.resolve();
+  }
+
   #watchContext(): WatchContext {
     const { name, storage, broker, stallAfterMs } = this.#options;
     return {
@@ -391,7 +391,7 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
     await this.#atMost(left(), this.#offsetsDone);
     await this.#atMost(left(), this.#offsets.flush());
     await this.#client.stop(left());
-    await this.#atMost(left(), this.#watching);
+    await this.#atMost(left(), Promise.all([this.#watching, this.#pruning]));
   }
 
   async #atMost(ms: number, work: Promise<unknown>): Promise<void> {

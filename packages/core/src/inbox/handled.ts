@@ -17,6 +17,8 @@ import { type Runners, runnersOf } from "./sync-runs.ts";
 export interface Handled extends Runners {
   readonly startFrom: StartFrom;
   readonly policy: FailurePolicy;
+  /** Whether ids are recorded. */
+  readonly byId: boolean;
   /** Whether handlers of different keys may run at the same time. */
   byKey: boolean;
 }
@@ -68,5 +70,5 @@ function assembled<Tx>(
       : { topic: deadLetter.topic, headers: deadLetter.headers ?? "connect", groupId };
   const policy = failurePolicy(options, "runBatch" in handler, letter);
   const runners = runnersOf(storage, handler, { source, deduplicate });
-  return { ...runners, startFrom, policy, byKey: ordering === "key" };
+  return { ...runners, startFrom, policy, byId: deduplicate === "id", byKey: ordering === "key" };
 }

@@ -25,7 +25,7 @@ export interface LostPositionPolicy {
   readonly truncated?: "pause" | "go-on";
   /**
    * The topic was deleted and made anew. `go-on`: from the beginning of the new one; ids that were
-   * seen in the old one stay duplicates.
+   * seen in the old one stay duplicates, as long as they are kept.
    * @defaultValue "pause"
    */
   readonly recreated?: "pause" | "go-on";

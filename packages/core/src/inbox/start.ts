@@ -2,6 +2,7 @@
 import { ConfigurationError } from "../errors.ts";
 import type { Rule } from "../options.ts";
 import type { Broker, TopicOffsets } from "../ports/broker.ts";
+import type { StorageVerbs } from "../ports/storage.ts";
 
 /**
  * `earliest`: with the first message that is kept. `latest`: with the next one that is written. A
@@ -51,6 +52,30 @@ export async function resolveStart(
     );
   }
   return { topicId, offsets: given };
+}
+
+interface Subscriber {
+  readonly name: string;
+  readonly groupId: string;
+  readonly broker: Offsets;
+  readonly storage: Pick<StorageVerbs, "isRegistered" | "registerTopic">;
+}
+
+/** Every partition gets its row at once, so that no start is resolved later by another rule. */
+export async function registerTopic(
+  { name: consumer, groupId, broker, storage }: Subscriber,
+  topic: string,
+  startFrom: StartFrom,
+): Promise<void> {
+  const known = await storage.isRegistered(consumer, topic);
+  const { topicId, offsets: start } = await resolveStart(
+    broker,
+    topic,
+    known ? "earliest" : startFrom,
+  );
+  // Added partitions begin at 0, not at what retention has left: what is gone must be told.
+  const added = new Map(Array.from(start.keys(), (partition) => [partition, 0n]));
+  await storage.registerTopic({ consumer, groupId, topic, topicId, start, added });
 }
 
 function missing(partition: number): string {

@@ -1,16 +1,20 @@
 /**
- * The storage port: what the core asks of a database, promises T1, I1 to I6, O1 to O6, M1. An adapter
+ * The storage port: what the core asks of a database, promises T1, I1 to I7, O1 to O6, M1. An adapter
  * holds facts (rows, locks, the database's clock); when, how often and whether to give up is decided
  * in the core. Properties, not methods, because methods are bivariant and would let one driver's
  * storage pass for another's.
  */
 import type { OutboxEntry, OutboxVerbs } from "./outbox.ts";
 import type { ParkedTurn, ParkingVerbs, ToPark } from "./parking.ts";
+import type { PruningVerbs } from "./pruning.ts";
 
 /** What a chunk records of one message. */
 export interface RecordRef {
   readonly offset: bigint;
-  /** Milliseconds since 1970, as stored in the log: kept beside the id. */
+  /**
+   * Milliseconds since 1970, as stored in the log. Kept beside the id, for I7: as the time of the record
+   * handled before it where that is later, and never beyond the database's clock.
+   */
   readonly timestamp: bigint;
   readonly source: string;
   /** 16 bytes, or null: then the offset alone protects. */
@@ -205,7 +209,7 @@ export interface StorageFacts {
 }
 
 /** What every storage does alike, whatever a handle of it is: all but the work in a transaction. */
-export interface StorageVerbs extends ParkingVerbs, OutboxVerbs {
+export interface StorageVerbs extends ParkingVerbs, PruningVerbs, OutboxVerbs {
   /**
    * Schema version, write access, sequence settings. Throws ConfigurationError `schema-missing`,
    * `schema-outdated`, `schema-newer`, `schema-edited`, `database-read-only`, `sequence-unsafe`.

@@ -40,7 +40,7 @@ export async function openChunk(
       const row = find();
       if (row?.token !== claim.token) throw claimLost(claim);
       const { nextOffset } = row;
-      const recorded = await recordChunk(parts, transaction, claim, nextOffset, records);
+      const recorded = await recordChunk(parts, transaction, claim, row, records);
       return { nextOffset, recorded, mayBeParked: row.parked };
     });
     // Behind the lock: what chunks before this one have parked is there to be seen.

@@ -15,6 +15,7 @@ import { openParked } from "./parked-turn.ts";
 import { partitionVerbs } from "./partitions.ts";
 import type { StorageParts } from "./parts.ts";
 import { Pool } from "./pool.ts";
+import { pruningVerbs } from "./pruning.ts";
 import { recordIds } from "./record-ids.ts";
 import { registrationVerbs } from "./registration.ts";
 
@@ -88,6 +89,7 @@ export function memoryStorage(options: MemoryStorageOptions = {}): MemoryStorage
     ...registrationVerbs(parts),
     ...laneVerbs(parts),
     ...parkingVerbs(parts),
+    ...pruningVerbs(parts),
     check: () => check(parts, idleInTransactionTimeoutMs),
     close: async () => undefined,
     transaction: (work) => runTransaction(parts, work),

@@ -62,6 +62,9 @@ export interface ParkedRow {
 
 /** An id that was seen, and by which record. */
 export interface IdRow {
+  readonly consumer: string;
+  /** That of its record, brought to where its partition is; of `inbox.once`, that of the clock. */
+  readonly time: bigint;
   readonly checksum: number | null;
   /** Null where it came through `inbox.once`. */
   readonly taker: {

@@ -1,9 +1,15 @@
 /** I3: ids recorded in one order everywhere, each waiting for whoever records it at the same time. */
-import type { MessageRef, PartitionClaim, Recorded, RecordRef } from "@oncebox/core";
+import {
+  type MessageRef,
+  type PartitionClaim,
+  type Recorded,
+  type RecordRef,
+  StorageError,
+} from "@oncebox/core";
 import type { MemoryDatabase } from "./database.ts";
 import { translated } from "./database-error.ts";
 import { type MemoryTx, openHoldOf } from "./memory-tx.ts";
-import { type IdRow, idKey, type StorageParts } from "./parts.ts";
+import { type IdRow, idKey, type PartitionRow, type StorageParts } from "./parts.ts";
 import type { Transaction } from "./tables.ts";
 
 interface Wanted {
@@ -44,13 +50,15 @@ export async function recordChunk(
   { database, lockTimeoutMs }: StorageParts,
   transaction: Transaction,
   claim: PartitionClaim,
-  nextOffset: bigint,
+  { nextOffset, log }: Pick<PartitionRow, "nextOffset" | "log">,
   records: readonly RecordRef[],
 ): Promise<readonly Recorded[]> {
   const { consumer, topic, partition } = claim;
-  const wanted = records.flatMap(({ id, offset, source, checksum }, place): Wanted[] => {
+  const now = BigInt(Math.floor(database.clock.epochMs()));
+  const wanted = records.flatMap(({ id, offset, timestamp, source, checksum }, place): Wanted[] => {
     if (id === null || offset < nextOffset) return [];
-    const row = { checksum, taker: { topic, partition, offset } };
+    const time = timeBeside(timestamp, log.last?.timestamp ?? timestamp, now);
+    const row = { consumer, time, checksum, taker: { topic, partition, offset } };
     return [{ key: idKey(consumer, source, id), place, row }];
   });
   const inserted = await insertIds(database, transaction, wanted, lockTimeoutMs);
@@ -58,8 +66,22 @@ export async function recordChunk(
     if (record.offset < nextOffset) return "done";
     if (record.id === null || inserted.has(place)) return "new";
     const key = idKey(consumer, record.source, record.id);
-    const taken = database.tables.get(transaction, "ids", key) as IdRow;
-    return outcomeOf(claim, record, taken);
+    return outcomeOf(claim, record, takenBy(database, transaction, key));
+  });
+}
+
+/** What pruning goes by: one that a clock of nobody's made is brought to where the partition is. */
+function timeBeside(time: bigint, last: bigint, now: bigint): bigint {
+  const notBefore = time > last ? time : last;
+  return notBefore < now ? notBefore : now;
+}
+
+/** Throws StorageError `storage-conflict` where the row was pruned while other ids were waited for. */
+function takenBy({ tables }: MemoryDatabase, transaction: Transaction, key: string): IdRow {
+  const row = tables.get(transaction, "ids", key) as IdRow | undefined;
+  if (row !== undefined) return row;
+  throw new StorageError("storage-conflict", "an id's row was deleted while it was looked up", {
+    retryable: true,
   });
 }
 
@@ -86,15 +108,17 @@ export async function recordIds(
 ): Promise<readonly Exclude<Recorded, "done" | "held">[]> {
   const { connection, failed } = openHoldOf(tx);
   if (ids.length === 0) return [];
+  const time = BigInt(Math.floor(database.clock.epochMs()));
   const wanted = ids.map(({ source, id, checksum }, place): Wanted => {
-    return { key: idKey(consumer, source, id), place, row: { checksum, taker: null } };
+    const row = { consumer, time, checksum, taker: null };
+    return { key: idKey(consumer, source, id), place, row };
   });
   try {
     return await connection.run("record", async (transaction) => {
       const inserted = await insertIds(database, transaction, wanted, lockTimeoutMs);
       return wanted.map(({ key, place, row: { checksum } }) => {
         if (inserted.has(place)) return "new";
-        const taken = database.tables.get(transaction, "ids", key) as IdRow;
+        const taken = takenBy(database, transaction, key);
         const same = checksum === null || taken.checksum === null || checksum === taken.checksum;
         return same ? "duplicate" : "conflict";
       });

@@ -1,4 +1,4 @@
-/** The suite of the storage port: T1, I1 to I6, O1 to O6, M1. */
+/** The suite of the storage port: T1, I1 to I7, O1 to O6, M1. */
 import { bounded, type ConformanceCase } from "../case.ts";
 import { operatorCases } from "./adoption-cases.ts";
 import type { StorageCase } from "./arrange.ts";
@@ -11,6 +11,7 @@ import { logCases } from "./log-cases.ts";
 import { migrationCases } from "./migration-cases.ts";
 import { outboxCases } from "./outbox-cases.ts";
 import { parkingCases } from "./parking-cases.ts";
+import { pruneCases } from "./prune-cases.ts";
 import { recordingCases } from "./recording-cases.ts";
 import { redriveCases } from "./redrive-cases.ts";
 import { retryCases } from "./retry-cases.ts";
@@ -37,6 +38,7 @@ const all: readonly StorageCase[] = [
   ...retryCases,
   ...letterCases,
   ...redriveCases,
+  ...pruneCases,
   ...outboxCases,
   ...laneCases,
   ...migrationCases,

@@ -1,0 +1,138 @@
+/**
+ * Forgets message ids that lie before the window: from time to time one walk over all ids of the
+ * consumer, in short steps with pauses between them, beside the chunks. What may go is the storage's to
+ * find, from the rows of all partitions, those of other processes as well; how wide the window is, and
+ * which partitions have nothing left to read, is told from here. Never deletes by this machine's clock.
+ *
+ *   rest ──▶ ask Kafka where the logs end ──▶ step ──▶ pause ──▶ step … ──▶ rest
+ *                                              └──▶ trouble: back off, and begin anew
+ */
+import type { Observer } from "../events.ts";
+import type { Broker } from "../ports/broker.ts";
+import type { Clock } from "../ports/clock.ts";
+import type { LogEnd, Pruned } from "../ports/pruning.ts";
+import type { StorageVerbs } from "../ports/storage.ts";
+import { backoffMs, backoffs } from "../retry.ts";
+import type { Permits } from "./permits.ts";
+
+/**
+ * On top of the window, and for each time that is not exact: the clocks of producers, what they still
+ * try to send, transactions that are open (15 minutes is the most that Kafka grants by default).
+ */
+const marginMs = 900_000;
+
+/** How far ahead of the database's clock a record's time may be and still be somebody's clock. */
+const aheadMsMax = 3_600_000;
+
+/** Ids of one step: some ten milliseconds of the database. */
+const stepSize = 2_000;
+const pauseMs = 100;
+
+/** Between two walks: a hundredth of the window, so that the table grows by that on top, in bounds. */
+const restMsMin = 1_000;
+const restMsMax = 3_600_000;
+/** Before the first one: a process that is started again and again must get to it. */
+const firstRestMs = 60_000;
+
+export interface PruningContext {
+  /** Of the consumer. */
+  readonly name: string;
+  readonly storage: Pick<StorageVerbs, "positions" | "pruneIds">;
+  readonly broker: Pick<Broker, "offsets">;
+  readonly clock: Clock;
+  readonly observe: Observer;
+  /** For a connection of the pool. */
+  readonly permits: Pick<Permits, "acquire">;
+  /** Null: nothing is ever deleted. */
+  readonly deduplicationWindowMs: number | null;
+}
+
+/** Walks and rests until the signal is aborted; a step that is under way then ends. Never rejects. */
+export async function pruneIds(context: PruningContext, stopping: AbortSignal): Promise<void> {
+  const { clock, observe, name: consumer, deduplicationWindowMs: windowMs } = context;
+  if (windowMs === null) return;
+  const restMs = Math.min(Math.max(windowMs / 100, restMsMin), restMsMax);
+  const tellHeldBack = heldBackTeller(context);
+  let failures = 0;
+  let waitMs = Math.min(restMs, firstRestMs);
+  for (;;) {
+    await clock.sleep(waitMs, stopping);
+    if (stopping.aborted) return;
+    try {
+      tellHeldBack(await walk(context, windowMs, stopping));
+      failures = 0;
+      waitMs = restMs;
+    } catch (error) {
+      failures += 1;
+      waitMs = backoffMs(backoffs.global, failures, clock.random());
+      observe({ type: "inbox.pruning-troubled", consumer, waitMs, error });
+    }
+  }
+}
+
+/** All ids once. What the first step found; null: there was none before the stop. */
+async function walk(
+  { name: consumer, storage, broker, clock, observe, permits }: PruningContext,
+  windowMs: number,
+  stopping: AbortSignal,
+): Promise<Pruned | null> {
+  const askedAt = clock.now();
+  const ends = await endsOf({ name: consumer, storage, broker });
+  const step = async (from: string | null): Promise<Pruned | null> => {
+    const release = await permits.acquire(stopping);
+    if (release === null) return null;
+    // What came into the logs since they were asked is not known: the window grows by that.
+    const wider = windowMs + marginMs + Math.ceil(clock.now() - askedAt);
+    const request = { consumer, ends, aheadMsMax, limit: stepSize, from, windowMs: wider };
+    return storage.pruneIds(request).finally(release);
+  };
+  const first = await step(null);
+  let ids = 0;
+  try {
+    for (let at = first; at !== null; at = await step(at.next)) {
+      ids += at.deleted;
+      if (at.next === null) break;
+      await clock.sleep(pauseMs, stopping);
+      if (stopping.aborted) break;
+    }
+  } finally {
+    const before = first?.before ?? null;
+    if (ids > 0 && before !== null) observe({ type: "inbox.pruned", consumer, ids, before });
+  }
+  return first;
+}
+
+/**
+ * Of all topics that the consumer was ever registered for. Where Kafka does not say, their partitions
+ * count as far as their last record came.
+ */
+async function endsOf({
+  name,
+  storage,
+  broker,
+}: Pick<PruningContext, "name" | "storage" | "broker">): Promise<readonly LogEnd[]> {
+  const { positions } = await storage.positions(name);
+  const ends: LogEnd[] = [];
+  for (const topic of new Set(positions.map((position) => position.topic))) {
+    const found = await broker.offsets(topic, "latest").catch(() => null);
+    if (found === null) continue;
+    const { topicId, offsets } = found;
+    for (const [partition, end] of offsets) ends.push({ topic, topicId, partition, end });
+  }
+  return ends;
+}
+
+/** Once for each partition that holds pruning back, until another does or none. */
+function heldBackTeller({ name: consumer, observe }: PruningContext) {
+  let told = "";
+  return (found: Pruned | null): void => {
+    if (found === null) return;
+    const { before, slowest } = found;
+    const held = before === null ? slowest : null;
+    const name = held === null ? "" : `${held.topic}/${held.partition}`;
+    if (held !== null && name !== told) {
+      observe({ type: "inbox.pruning-held-back", consumer, ...held });
+    }
+    told = name;
+  };
+}
