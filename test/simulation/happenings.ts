@@ -116,6 +116,7 @@ export class Happenings {
       }
       this.#world.forgetPositions();
       this.restored = true;
+      this.#world.restoredAt = this.#world.clock.now();
       for (let at = 0; at < this.#world.plan.partitions; at += 1) this.moved.add(at);
       return true;
     },

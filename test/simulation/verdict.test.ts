@@ -301,6 +301,19 @@ it("an effect whose handler should publish owes a message", async () => {
   expect(await outcomeOf(published, publishing)).toEqual({});
 });
 
+it("a relay goes by its lease for as long as it lasts, also where a restore has taken it back", async () => {
+  const takenBack =
+    (waitMs: number): Act =>
+    async (scene) => {
+      scene.world.restoredAt = scene.world.clock.now();
+      await scene.world.clock.advance(waitMs);
+      await scene.publish("in turn");
+    };
+  expect(await outcomeOf(takenBack(4_000))).toEqual({});
+  const found = await outcomeOf(takenBack(6_000));
+  expect(found.strayPublish).toHaveLength(2);
+});
+
 it("a handler that commits behind our back may be repeated", async () => {
   expect(await outcomeOf((scene) => scene.count(), { committing: 0.1 })).toEqual({});
 });

@@ -22,7 +22,7 @@ import {
 } from "@oncebox/testing";
 import { type HandlerListener, handlerOf } from "./handler.ts";
 import { producerOfClients } from "./producer-clients.ts";
-import { consumerName, lettersTopic, orders, type World } from "./world.ts";
+import { consumerName, leaseDurationMs, lettersTopic, orders, type World } from "./world.ts";
 
 export const sessionTimeoutMs = 3_000;
 const stopDeadlineMs = 6_000;
@@ -130,7 +130,7 @@ export class Worker {
     const relay = createOutboxRelay({
       ...common,
       broker: this.#noting(process),
-      ...{ leaseDurationMs: 5_000, pollBusyMs: 100, sweepIntervalMs: 10_000 },
+      ...{ leaseDurationMs, pollBusyMs: 100, sweepIntervalMs: 10_000 },
     });
     this.#consumer = consumer;
     this.#relay = relay;

@@ -28,6 +28,8 @@ export const invoices = defineTopic({ name: "invoices", value: json<Order>() });
 /** Copies of dead orders. */
 export const lettersTopic = "orders.dead";
 export const consumerName = "billing";
+/** Of the lanes of a relay. */
+export const leaseDurationMs = 5_000;
 
 /** A row of `effects`: what a handler leaves behind. */
 export interface EffectRow extends Order {
@@ -146,6 +148,8 @@ export class World {
   readonly clients = new Map<string, string>();
   /** The last statement of each connection. */
   readonly verbs = new Map<string, string>();
+  /** When the database was set back last. */
+  restoredAt = Number.NEGATIVE_INFINITY;
   /** Connections on which a parked message is tried. */
   readonly turns = new Set<string>();
   /** How often a message failed where its partition waits, by partition and offset. */
