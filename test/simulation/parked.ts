@@ -219,7 +219,9 @@ export class ParkedWatch {
     if (token === null || token === before.token) return;
     const last = before.token === null ? undefined : this.#turns.get(before.token);
     // Nobody can tell a process that never heard of its turn from one that ended.
-    if (last?.begun === false) count(this.#endedTurns, name);
+    // And a database that was set back has forgotten how the turn it remembers has ended.
+    const forgotten = before.state === "retrying" && Number.isFinite(this.#world.restoredAt);
+    if (last?.begun === false || forgotten) count(this.#endedTurns, name);
     this.#turns.set(token, { client, row: name, begun: false, failed: false });
     if (after.attempts !== before.attempts + 1) {
       this.found.uncounted.push(`${messageOf(after)}: ${after.attempts} after ${before.attempts}`);

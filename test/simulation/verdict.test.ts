@@ -282,6 +282,21 @@ it("more attempts than a message has failed where its partition waits are too ma
   expect(Object.keys(await outcomeOf((scene) => scene.park()))).toEqual(["overcounted"]);
 });
 
+it("a database that was set back may hold a turn against a message whose end it has forgotten", async () => {
+  const takenAgain =
+    (restored: boolean): Act =>
+    async (scene) => {
+      await parked(scene);
+      const turn = await scene.take(holder);
+      await scene.fail(holder, turn);
+      if (restored) scene.world.restoredAt = scene.world.clock.now();
+      await scene.world.clock.advance(1_001);
+      await scene.settle(await scene.take(other), killing);
+    };
+  expect(await outcomeOf(takenAgain(true))).toEqual({});
+  expect(Object.keys(await outcomeOf(takenAgain(false)))).toEqual(["condemned"]);
+});
+
 it("what the checker finds in the topic of orders is passed on", async () => {
   const found = await outcomeOf(({ world }) => {
     world.written.push({ id: "m2", key: "k", sequence: 2, state: "acknowledged" });
