@@ -64,6 +64,7 @@ export class Manners {
   /** By worker and partition. */
   readonly #claimedAt = new Map<string, number>();
   readonly #leavingAt = new Map<string, number>();
+  readonly #thawedAt = new Map<string, number>();
   /** The offset that failed last under the claim at hand. */
   readonly #failed = new Map<string, bigint>();
   readonly #claimedEpoch = new Map<string, bigint>();
@@ -74,6 +75,11 @@ export class Manners {
   constructor(world: World) {
     this.#world = world;
     world.moved = (position, client) => this.#moved(position, client);
+  }
+
+  /** A process goes on after it stood still: what it was answered then is old. */
+  thawing(worker: string): void {
+    this.#thawedAt.set(worker, this.#world.clock.now());
   }
 
   /** A process is asked to stop in its own time. */
@@ -117,7 +123,9 @@ export class Manners {
   /** Whoever does not hold the claim is fenced, wherever the row stands. */
   #displaced(worker: string, partition: number, { code }: OnceboxError): void {
     if (code !== "position-rewound") return;
-    if (this.#claimedAt.get(`${worker} ${partition}`) === this.#world.clock.now()) return;
+    const now = this.#world.clock.now();
+    if (this.#claimedAt.get(`${worker} ${partition}`) === now) return;
+    if (this.#thawedAt.get(worker) === now) return;
     const token = this.#world.committed().get(partition)?.token ?? null;
     const holder = token === null ? null : this.holders.get(token);
     if (holder !== worker)

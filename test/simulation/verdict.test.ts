@@ -282,6 +282,14 @@ it("more attempts than a message has failed where its partition waits are too ma
   expect(Object.keys(await outcomeOf((scene) => scene.park()))).toEqual(["overcounted"]);
 });
 
+it("what a process was told while it stood still is old when it goes on", async () => {
+  const thawed: Act = (scene) => {
+    scene.manners.thawing(other);
+    scene.say(other, rewound());
+  };
+  expect(await outcomeOf(thawed)).toEqual({});
+});
+
 it("a database that was set back may hold a turn against a message whose end it has forgotten", async () => {
   const takenAgain =
     (restored: boolean): Act =>

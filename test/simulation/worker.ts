@@ -43,6 +43,8 @@ export interface Listener extends HandlerListener {
   readonly leaving: (worker: string) => void;
   /** The process is killed, or stands still from now on. */
   readonly ending: (worker: string) => void;
+  /** The process goes on, with the answers that came while it stood still. */
+  readonly thawing: (worker: string) => void;
   /** A parked message is tried. */
   readonly opening: (worker: string, turn: ParkedTurn) => void;
   readonly opened: (
@@ -168,6 +170,7 @@ export class Worker {
   thaw(): void {
     if (this.#state !== "frozen") return;
     this.#state = "running";
+    this.#listener.thawing(this.name);
     this.#process?.thaw();
   }
 
