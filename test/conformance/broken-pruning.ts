@@ -1,7 +1,7 @@
 // Owns the storages that forget the wrong message ids, on PostgreSQL and on SQLite: by a statement that
 // is replaced on its way to the database. Which cases notice what is the same for both, but where said.
 
-import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
+import { changesOf, type StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import { altered, type Broken } from "./broken-statements.ts";
 
 const inRecordTime =
@@ -104,13 +104,7 @@ const statements = {
   old: /FROM oncebox_inbox_messages AS m/,
 } as const;
 
-/** Replaces a place of one statement. */
-function changed(
-  statement: keyof typeof statements,
-  ...places: readonly (readonly [place: RegExp, by: string])[]
-): readonly StatementChange[] {
-  return [{ statement: statements[statement], places }];
-}
+const changed = changesOf(statements);
 
 /** As above, on native SQLite. */
 export const brokenNativePruning = {

@@ -4,7 +4,7 @@
 // What can have no broken storage here: what waits for a lock, or passes one by. One writer has the
 // whole file.
 
-import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
+import { changesOf, type StatementChange } from "../fixtures/sqlite-rewrite.ts";
 
 /** Each is found by what no other has. */
 const statements = {
@@ -27,13 +27,7 @@ const statements = {
   changeable: /AS tried\s+FROM oncebox_parked_messages/,
 } as const;
 
-/** Replaces places of one statement. */
-function altered(
-  statement: keyof typeof statements,
-  ...places: readonly (readonly [place: RegExp, by: string])[]
-): readonly StatementChange[] {
-  return [{ statement: statements[statement], places }];
-}
+const altered = changesOf(statements);
 
 /** Whether a row is the first of its key, as two statements ask it. */
 const head = /AND NOT EXISTS \([\s\S]*?< \([^)]*\)\)/;

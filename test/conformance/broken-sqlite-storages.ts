@@ -21,7 +21,7 @@
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
-import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
+import { changesOf, type StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import { brokenLetters } from "./broken-letters.ts";
 import { brokenNativePruning } from "./broken-pruning.ts";
 import { brokenNativeParking } from "./broken-sqlite-parking.ts";
@@ -60,13 +60,7 @@ const statements = {
 
 type Changes = readonly StatementChange[];
 
-/** Replaces places of one statement. */
-function altered(
-  statement: keyof typeof statements,
-  ...places: readonly (readonly [place: RegExp, by: string])[]
-): Changes {
-  return [{ statement: statements[statement], places }];
-}
+const altered = changesOf(statements);
 
 /** The end of a transaction without the question whether it is still the one that was begun. */
 const anyTransaction = altered("endMark", [/RELEASE.*/, "DROP TABLE IF EXISTS oncebox_nothing"]);

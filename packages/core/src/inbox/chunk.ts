@@ -11,13 +11,7 @@
  *    └─▶ trouble                   ├─▶ trouble
  *                                  └─▶ unknown
  */
-import {
-  ClaimLostError,
-  CommitUnknownError,
-  HandlerError,
-  OnceboxError,
-  StorageError,
-} from "../errors.ts";
+import { ClaimLostError, CommitUnknownError, HandlerError, type OnceboxError } from "../errors.ts";
 import { checksumOf } from "../hashes.ts";
 import { idBytesOf, replayedIdBytes } from "../ids.ts";
 import { idOf, sourceOf } from "../message.ts";
@@ -44,7 +38,7 @@ import {
   handleOne,
   handling,
   type Running,
-  reason,
+  storageFailed,
   untilCut,
 } from "./handler-run.ts";
 import { atOnceByKey } from "./handlers-at-once.ts";
@@ -292,11 +286,7 @@ export function afterFailure(
   if (error instanceof CommitUnknownError) return { kind: "unknown", error };
   const trouble = storage.trouble(error);
   if (trouble !== null) return { kind: "trouble", trouble, error };
-  const failure =
-    error instanceof OnceboxError
-      ? error
-      : new StorageError("storage-failed", `a chunk failed: ${reason(error)}`, { cause: error });
-  return { kind: "failed", offset: null, error: failure };
+  return { kind: "failed", offset: null, error: storageFailed("a chunk", error) };
 }
 
 export function recordRefs(

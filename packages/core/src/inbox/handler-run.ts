@@ -2,7 +2,7 @@
  * One call of a handler inside a transaction that somebody else begins and ends: what the handler is
  * given, what its failure means, and how it is cut off. The same for a chunk and for a parked message.
  */
-import { HandlerError, OnceboxError } from "../errors.ts";
+import { HandlerError, OnceboxError, StorageError } from "../errors.ts";
 import { idBytesOf, incomingIdentity } from "../ids.ts";
 import { idOf, type Message, sourceOf, textOf } from "../message.ts";
 import { handlerOutbox } from "../outbox/outbox.ts";
@@ -255,7 +255,13 @@ export async function untilCut<Tx, Outcome>(
   }
 }
 
-export function reason(error: unknown): string {
+/** What the storage threw, as one of ours. */
+export function storageFailed(what: string, error: unknown): OnceboxError {
+  if (error instanceof OnceboxError) return error;
+  return new StorageError("storage-failed", `${what} failed: ${reason(error)}`, { cause: error });
+}
+
+function reason(error: unknown): string {
   if (error instanceof Error) return error.message;
   try {
     return String(error);

@@ -35,7 +35,10 @@ function scene(
   permitted = permits(1),
   of = policy,
 ) {
-  const { clock, advance } = clockByHand();
+  const { clock: still, advance } = clockByHand();
+  let ms = 0;
+  // What ids are made of besides chance, which stands still.
+  const clock = { ...still, epochMs: () => ms++ };
   const events: OnceboxEvent[] = [];
   const settlements: ParkedOutcome[] = [];
   const letters: OutboxEntry[] = [];
@@ -222,6 +225,14 @@ describe("the redrive worker", () => {
     expect([released, ran]).toEqual([[asked[0]?.token], [6]]);
     await advance(1_000);
     expect(released).toHaveLength(1);
+  });
+
+  it("names each request anew, so that what was taken under an older one is fenced", async () => {
+    // Guards: a token that two requests share lets an overtaken turn of this process pass for the new one.
+    const { asked, advance } = scene([turnOf(6), turnOf(7)], []);
+    await advance(1_000);
+    expect(asked).toHaveLength(4);
+    expect(new Set(asked.map(({ token }) => token)).size).toBe(4);
   });
 
   it("ends when it is stopped, also while it waits", async () => {

@@ -8,7 +8,7 @@
  *               ├──▶ trouble of the database: waits again, no attempt spent
  *               └──▶ fenced, unknown, cut: another has it, or its lease runs out
  */
-import { CommitUnknownError, HandlerError, OnceboxError, StorageError } from "../errors.ts";
+import { CommitUnknownError, HandlerError, type OnceboxError } from "../errors.ts";
 import type { Observer } from "../events.ts";
 import { uuidv7 } from "../ids.ts";
 import type { Clock } from "../ports/clock.ts";
@@ -18,7 +18,7 @@ import type { StorageVerbs } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
 import { letterOf } from "./dead-letter.ts";
 import { afterRedrive, type FailurePolicy } from "./failure-policy.ts";
-import { reason } from "./handler-run.ts";
+import { storageFailed } from "./handler-run.ts";
 import type { ParkedOutcomeOfRun, RunParked } from "./parked-run.ts";
 import type { Permits } from "./permits.ts";
 
@@ -218,10 +218,7 @@ function tellUnwritten(
   deadLetterTopic: string,
   cause: unknown,
 ): void {
-  const error =
-    cause instanceof OnceboxError
-      ? cause
-      : new StorageError("storage-failed", `a letter failed: ${reason(cause)}`, { cause });
+  const error = storageFailed("a letter", cause);
   const at = { consumer, topic, partition, offset };
   observe({ ...at, type: "inbox.letter-failed", deadLetterTopic, error });
 }

@@ -35,15 +35,17 @@ export function parkingVerbs(parts: StorageParts): ParkingVerbs {
       pool.with(`return of turns of ${request.consumer}`, (connection) =>
         connection.run("release-parked", (transaction) => release(parts, transaction, request)),
       ),
-    settleParked: (turn, outcome, letters = []) =>
-      pool.with(`end of a turn of ${turn.consumer}`, (connection) =>
+    settleParked: (turn, outcome, letters = []) => {
+      const copies = structuredClone(letters);
+      return pool.with(`end of a turn of ${turn.consumer}`, (connection) =>
         connection.run("settle-parked", async (transaction) => {
           const held = await settle(parts, transaction, turn, outcome);
           // Behind the fence: of a turn that was taken over nothing is written.
-          if (held) enqueueRows(parts, transaction, letters);
+          if (held) enqueueRows(parts, transaction, copies);
           return held;
         }),
-      ),
+      );
+    },
     parked: (filter, page) =>
       pool.with(`look at what ${filter.consumer} has parked`, (connection) =>
         connection.run(
