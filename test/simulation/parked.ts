@@ -222,6 +222,13 @@ export class ParkedWatch {
     // And a database that was set back has forgotten how the turn it remembers has ended.
     const forgotten = before.state === "retrying" && Number.isFinite(this.#world.restoredAt);
     if (last?.begun === false || forgotten) count(this.#endedTurns, name);
+    // Who lives gives back what it was not told of.
+    const alive = last?.client != null && !this.#ended.has(last.client);
+    if (last?.begun === false && alive && !Number.isFinite(this.#world.restoredAt)) {
+      this.found.overcounted.push(
+        `${messageOf(after)}: ${before.attempts}, and nobody has begun it`,
+      );
+    }
     this.#turns.set(token, { client, row: name, begun: false, failed: false });
     if (after.attempts !== before.attempts + 1) {
       this.found.uncounted.push(`${messageOf(after)}: ${after.attempts} after ${before.attempts}`);

@@ -186,6 +186,10 @@ export class Scene {
     return turn;
   }
 
+  async giveBack({ token }: ParkedTurn): Promise<void> {
+    await this.done(this.#storages[holder].releaseParked({ consumer: consumerName, token }));
+  }
+
   async settle(
     turn: ParkedTurn,
     code: string,

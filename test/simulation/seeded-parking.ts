@@ -69,6 +69,16 @@ const orderBugs: readonly SeededBug[] = [
     seed: 5,
   },
   {
+    name: "a turn that nobody was told of is not given back",
+    why: "Where the answer to a take is lost, the attempt it has counted is taken back.",
+    replace: inFile(`${core}/inbox/redrive-worker.ts`, [
+      "if (unanswered !== null) await storage.releaseParked({ consumer, token: unanswered });",
+      "",
+    ]),
+    finds: ["overcounted"],
+    seed: 110,
+  },
+  {
     name: "given up in the place of others",
     why: "What is given up is the message that failed, not what goes before it in another chunk.",
     replace: [

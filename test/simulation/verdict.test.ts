@@ -1,7 +1,13 @@
 // What only a simulator can see, each in an outcome made by hand: found there, found alone, and not
 // found in the outcome beside it in which all is well.
 
-import { BrokerError, OnceboxError, type OnceboxEvent, PositionError } from "@oncebox/core";
+import {
+  BrokerError,
+  OnceboxError,
+  type OnceboxEvent,
+  type ParkedTurn,
+  PositionError,
+} from "@oncebox/core";
 import { describe, expect, it } from "vitest";
 import { PlannedFailure } from "./handler.ts";
 import type { manners } from "./manners.ts";
@@ -288,6 +294,30 @@ it("what a process was told while it stood still is old when it goes on", async 
     scene.say(other, rewound());
   };
   expect(await outcomeOf(thawed)).toEqual({});
+});
+
+it("a turn that nobody has begun is given back by whoever lives", async () => {
+  const takenAgain =
+    (act: (scene: Scene, turn: ParkedTurn) => Promise<void> | void): Act =>
+    async (scene) => {
+      await parked(scene);
+      await act(scene, await scene.take(holder));
+      await scene.world.clock.advance(1_001);
+      await scene.take(other);
+    };
+  const foundAfter = async (...given: Parameters<typeof takenAgain>) =>
+    Object.keys(await outcomeOf(takenAgain(...given)));
+  expect(await foundAfter(() => undefined)).toEqual(["overcounted"]);
+  expect(
+    await foundAfter(({ parked: watch, manners }) => watch.ending(holder, manners.holders)),
+  ).toEqual([]);
+  expect(await foundAfter((scene, turn) => scene.giveBack(turn))).toEqual([]);
+  // What was begun is not given back: its attempt counts.
+  const begun = await foundAfter(async (scene, turn) => {
+    scene.parked.opening(turn);
+    await scene.giveBack(turn);
+  });
+  expect(begun).toEqual(["uncounted"]);
 });
 
 it("a database that was set back may hold a turn against a message whose end it has forgotten", async () => {
