@@ -35,7 +35,7 @@ export function parkingVerbs(parts: StorageParts): ParkingVerbs {
       pool.with(`return of turns of ${request.consumer}`, (connection) =>
         connection.run("release-parked", (transaction) => release(parts, transaction, request)),
       ),
-    settleParked: (turn, outcome, letters = []) => {
+    settleParked: async (turn, outcome, letters = []) => {
       const copies = structuredClone(letters);
       return pool.with(`end of a turn of ${turn.consumer}`, (connection) =>
         connection.run("settle-parked", async (transaction) => {
