@@ -95,6 +95,7 @@ export class Crew {
     if (past !== undefined) return Promise.resolve(past);
     return new Promise((resolve, reject) => {
       const listener: Listener = (heard) => {
+        if (heard?.step.step === "inbox.chunk-committed") timer.refresh();
         if (heard !== null && !fulfils(heard)) return;
         this.#listeners.delete(listener);
         clearTimeout(timer);

@@ -22,6 +22,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { changesOf, type StatementChange } from "../fixtures/sqlite-rewrite.ts";
+import { brokenKeeping } from "./broken-keeping.ts";
 import { brokenLetters } from "./broken-letters.ts";
 import { brokenNativePruning } from "./broken-pruning.ts";
 import { brokenNativeParking } from "./broken-sqlite-parking.ts";
@@ -232,6 +233,7 @@ const {
 export const brokenKnex = {
   ...verbs,
   ...brokenLetters,
+  ...brokenKeeping,
   "T1: a handle lives on when its handler has ended": wrapped((storage) => ({
     open: opening(storage, (chunk) => ({
       handle: (use) => ({ ...chunk.handle(use), end: () => {} }),

@@ -5,6 +5,7 @@ import type { Knex } from "knex";
 import { afterAll, describe, expect, test } from "vitest";
 import type { StatementChange } from "../fixtures/sqlite-rewrite.ts";
 import type { Session } from "../fixtures/sqlite-session.ts";
+import { noticedKeeping } from "./broken-keeping.ts";
 import { noticedLetters } from "./broken-letters.ts";
 import { noticedNativePruning } from "./broken-pruning.ts";
 import { noticedNativeParking } from "./broken-sqlite-parking.ts";
@@ -35,6 +36,11 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I6 a key is tried in order of offset to its last message, each when the one before is gone",
     "I6 a turn's commit keeps its effects and ends its message",
     "I6 a turn that is rolled back leaves no effect, and its message as it was",
+    "O1 what handlers of a chunk enqueue is there with its commit, in the order of their calls",
+    "O1 what handlers of a chunk enqueue is gone with its rollback",
+    "O1 a savepoint takes back what was enqueued behind it, and nothing else",
+    "O1 a row in a handler is as it was when it was enqueued, whatever becomes of its bytes",
+    "O1 more rows than anyone keeps are written, in order, and those of an immediate handle behind",
     "M1 a migration keeps what is there",
   ],
   "I1: a claim keeps the token of the one before": [
@@ -208,6 +214,8 @@ const noticedByNative: Readonly<Record<keyof typeof brokenNative, readonly strin
     "I5 the audit log is read back newest first, page by page, for one consumer",
   ],
   "O2: what has no bytes is read as empty": [
+    "I6 a turn that is settled as dead leaves its letters, as they were given",
+    "I6 a turn whose letters cannot be written is not settled, and none of them is there",
     "O2 a row is read as it was written: bytes, nulls, repeated headers and their order",
   ],
   "O3: rows of one call get their positions backwards": [
@@ -283,9 +291,11 @@ const ofVerbs = Object.entries(noticedVerbs).map(([name, titles]) => {
 const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
   ...Object.fromEntries(ofVerbs),
   ...noticedLetters,
+  ...noticedKeeping,
   "T1: a handle lives on when its handler has ended": [
     "T1 a handler's handle is dead after end(), while the chunk goes on",
     "I5 handlers may use shared handles of one chunk at the same time, each until its own end",
+    "O1 enqueue through a handle that has ended is refused, and the chunk commits without it",
   ],
   "I1: a claim waits for nobody": [
     "I1 a claim waits for an open chunk and counts on from where that left the row",
@@ -312,6 +322,7 @@ const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
     "I6 a turn that was destroyed leaves no effect, and its message as it was",
     "I6 a turn whose letters cannot be written is not settled, and none of them is there",
     "O1 enqueue in a transaction that rolls back leaves nothing",
+    "O1 what handlers of a chunk enqueue is gone with its rollback",
   ],
 };
 

@@ -6,6 +6,7 @@ import type { ClientBase } from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { TestDatabase } from "../fixtures/databases.ts";
 import { testDatabase } from "../fixtures/servers.ts";
+import { noticedKeeping } from "./broken-keeping.ts";
 import { noticedLetters } from "./broken-letters.ts";
 import { noticedParking } from "./broken-parking.ts";
 import { noticedPruning } from "./broken-pruning.ts";
@@ -27,6 +28,7 @@ const noticed: Readonly<Record<keyof typeof brokenStorages, readonly string[]>> 
   ...noticedVerbs,
   ...noticedParking,
   ...noticedLetters,
+  ...noticedKeeping,
   ...noticedPruning,
   "T1: a transaction with a swallowed error passes for committed": [
     "T1 a transaction with a swallowed failed statement rejects and commits nothing",

@@ -3,6 +3,7 @@
 
 import { type ErrorCode, OnceboxError, StorageError } from "@oncebox/core";
 import { brokenText } from "../fixtures/breaks.ts";
+import { brokenKeeping } from "./broken-keeping.ts";
 import { brokenLetters } from "./broken-letters.ts";
 import { brokenParking } from "./broken-parking.ts";
 import { brokenPruning } from "./broken-pruning.ts";
@@ -37,6 +38,7 @@ export const brokenStorages = {
   ...brokenVerbs,
   ...brokenParking,
   ...brokenLetters,
+  ...brokenKeeping,
   ...brokenPruning,
   "T1: a transaction with a swallowed error passes for committed": judged((error) => {
     if (!isCoded(error, "transaction-aborted")) throw error;

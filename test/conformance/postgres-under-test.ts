@@ -243,6 +243,11 @@ function faultsOf<Tx>(kind: HandleUse<Tx>, admin: Pool, proxy: FaultProxy) {
       client.query = send;
       return count;
     },
+    takeBack: async (tx, work) => {
+      await query(tx, "SAVEPOINT a");
+      await work();
+      await query(tx, "ROLLBACK TO a");
+    },
     // A guard looks at the first statement of a text only.
     endSecretly: (tx, { begin }) => query(tx, `SELECT 1; COMMIT${begin ? "; BEGIN" : ""}`),
     breakConnection: async (tx) => {

@@ -60,6 +60,7 @@ const inapplicableToNative: Readonly<Record<string, string>> = {
   "T1 a transaction's handle refuses to begin or end it, and stays whole": itself,
   "T1 a handle is dead when its transaction has ended": itself,
   "T1 a handler's handle is dead after end(), while the chunk goes on": itself,
+  "O1 enqueue through a handle that has ended is refused, and the chunk commits without it": itself,
   "I5 a chunk's handle refuses to begin or end the transaction, and stays whole": itself,
   "T1 a transaction whose connection died rejects and commits nothing": oneCall,
   "I5 nothing is left of a chunk whose connection died before the commit": oneCall,

@@ -230,6 +230,11 @@ export async function knexUnderTest({
       { name: "transaction()", use: (tx) => tx.transaction(async () => {}) },
       { name: "savepoint()", use: (tx) => tx.savepoint(async () => {}) },
     ],
+    takeBack: async (tx, work) => {
+      await tx.raw("SAVEPOINT a");
+      await work();
+      await tx.raw("ROLLBACK TO a");
+    },
     breakConnection: async (tx) => (await nativeOf(tx)).close(),
     breakCommit: () => {
       throw new Error("there is no wire to lose a reply on");

@@ -228,6 +228,11 @@ export async function nativeUnderTest(changes: readonly StatementChange[] = []):
     connectionName: async () => randomUUID(),
     openTransactions: async () => (await sessions.openTransactions()) + waiting.count,
     plainControls: [],
+    takeBack: async (tx, work) => {
+      await tx.call({ kind: "exec", text: "SAVEPOINT a" });
+      await work();
+      await tx.call({ kind: "exec", text: "ROLLBACK TO a" });
+    },
     endSecretly: (tx, { begin }) =>
       tx.call({ kind: "exec", text: begin ? "COMMIT; BEGIN" : "COMMIT" }),
     breakConnection: () => Promise.reject(new OnceboxError("storage-failed", "there is none")),

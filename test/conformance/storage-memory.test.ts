@@ -48,6 +48,16 @@ function memoryUnderTest(): StorageUnderTest<MemoryTx> {
     sharedRefusals: [
       { name: "a savepoint", use: (tx) => tx.savepoint(async () => tx.append("effects", "no")) },
     ],
+    takeBack: async (tx, work) => {
+      const taken = new Error("taken back");
+      const working = tx.savepoint(async () => {
+        await work();
+        throw taken;
+      });
+      await working.catch((error: unknown) => {
+        if (error !== taken) throw error;
+      });
+    },
     endSecretly: async (tx, then) => behind(tx).endSecretly(then),
     breakConnection: async (tx) => behind(tx).cut(),
     breakCommit: (fault) => database.faults.breakNextCommit(fault, storage.name),

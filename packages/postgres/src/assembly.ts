@@ -127,12 +127,14 @@ function verbs<Tx>(parts: Parts<Tx>): Omit<Storage<Tx>, "wake" | "close"> {
   };
 }
 
-/** O1. One statement, whatever the number of rows. */
+/** O1. One statement, whatever the number of rows; in a handler it may be that of the whole chunk. */
 async function enqueue<Tx>(
   { connections: pooled, handles, outbox, errors }: Parts<Tx>,
   tx: Tx,
   rows: readonly OutboxEntry[],
 ): Promise<void> {
+  const kept = rows.length === 0 ? null : handles.holdOf(tx)?.later?.keep(rows);
+  if (kept !== null && kept !== undefined) return kept;
   const given = handles.clientOf(tx);
   // Without waiting where there is nothing to wait for: a COMMIT that follows must not overtake.
   const client = given instanceof Promise ? await given : given;

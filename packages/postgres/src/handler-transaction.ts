@@ -3,21 +3,26 @@
  * proves that it is still the same, and COMMIT. What those two statements are, is said by who extends
  * it. Decides nothing; it says what happened.
  *
- *   BEGIN ─ first ──▶ handles ──▶ last ─ COMMIT ──▶ (released)
- *              │         │          │
- *              └─────────┴─ ROLLBACK ┴──▶ (released), or destroyed where in doubt
+ *   BEGIN ─ first ──▶ handles ──▶ kept rows ─ last ─ COMMIT ──▶ (released)
+ *              │         │                      │
+ *              └─────────┴─────── ROLLBACK ─────┴──▶ (released), or destroyed where in doubt
+ *
+ * What handlers enqueue waits for the commit where the connection is pipelined: one statement for all of
+ * them, and no handler waits for its answer. Not behind a savepoint, which may take rows back.
  */
 import {
   type ClaimLostError,
   CommitUnknownError,
   type HandlerTransaction,
+  type OutboxEntry,
   StorageError,
   TransactionFinishedError,
 } from "@oncebox/core";
 import type { QueryResult, QueryResultRow } from "pg";
 import { beginChunkScript, type Limits } from "./begin.ts";
 import type { Connection, Connections } from "./connections.ts";
-import type { Handles, OwnTransaction } from "./handles/handles.ts";
+import { finished, type Handles, type Hold, type OwnTransaction } from "./handles/handles.ts";
+import type { OutboxQueries } from "./outbox-queries.ts";
 import { neverSent, provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
 import type { Statement } from "./queries.ts";
 
@@ -25,6 +30,7 @@ export interface HandlerParts<Tx> {
   readonly connections: Connections;
   readonly handles: Handles<Tx>;
   readonly errors: StorageErrors;
+  readonly outbox: OutboxQueries;
   readonly limits: Limits;
   /** Ends, if it still runs, the backend whose transaction this is. Never rejects. */
   readonly terminate: (xid: bigint) => void;
@@ -72,6 +78,29 @@ export async function begun<R extends QueryResultRow>(
   return row;
 }
 
+/** Of what is kept for the commit. From so much on it is sent, and whoever enqueues waits. */
+const keptRowsMax = 1_000;
+const keptBytesMax = 1_048_576;
+
+/** What was given may be used again by whoever gave it. */
+function copied({ key, value, headers, ...row }: OutboxEntry): OutboxEntry {
+  return {
+    ...row,
+    key: key?.slice() ?? null,
+    value: value?.slice() ?? null,
+    headers: headers.map(([name, bytes]) => [name, bytes?.slice() ?? null]),
+  };
+}
+
+function bytesOf({ key, value, headers }: OutboxEntry): number {
+  const ofHeaders = headers.reduce((sum, [name, bytes]) => sum + name.length + length(bytes), 0);
+  return length(key) + length(value) + ofHeaders;
+}
+
+function length(bytes: Uint8Array | null): number {
+  return bytes?.length ?? 0;
+}
+
 /** Extended by what knows the last statement. */
 export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
   readonly #parts: HandlerParts<Tx>;
@@ -83,6 +112,10 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
   #destroyed = false;
   /** The first statement of a handler that failed: the reason why the transaction is aborted. */
   #firstFailure: unknown;
+  /** Rows that are sent with the commit, and their bytes. */
+  #kept: OutboxEntry[] = [];
+  #keptBytes = 0;
+  #keeps: boolean;
 
   constructor(
     parts: HandlerParts<Tx>,
@@ -96,6 +129,7 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     this.#own = own;
     this.#undertaking = undertaking;
     this.#xid = xid;
+    this.#keeps = connection.pipelined;
   }
 
   readonly handle: HandlerTransaction<Tx>["handle"] = (use) => {
@@ -106,13 +140,13 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
         refused = true;
       },
     };
+    const ended = () => over || this.#over;
+    if (use?.immediate === true) this.#keepNoMore();
     const tx = this.#own.handle({
-      ended: () => over || this.#over,
-      failed: (error) => {
-        this.#firstFailure ??= error;
-        this.#connection.saw(error);
-      },
+      ended,
+      failed: (error) => this.#failed(error),
       ...(use?.shared === true ? { shared } : {}),
+      ...(this.#keeps ? { later: this.#laterOf(ended) } : {}),
     });
     return {
       tx,
@@ -123,8 +157,55 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     };
   };
 
+  #failed(error: unknown): void {
+    this.#firstFailure ??= error;
+    this.#connection.saw(error);
+  }
+
+  #laterOf(ended: () => boolean): NonNullable<Hold["later"]> {
+    return {
+      keep: (rows) => {
+        if (ended()) return Promise.reject(finished());
+        if (!this.#keeps) return null;
+        for (const row of rows) {
+          const copy = copied(row);
+          this.#kept.push(copy);
+          this.#keptBytes += bytesOf(copy);
+        }
+        const many = this.#kept.length >= keptRowsMax || this.#keptBytes >= keptBytesMax;
+        return many ? this.#sendKept() : Promise.resolve();
+      },
+      savepoint: () => this.#keepNoMore(),
+    };
+  }
+
+  /** Sends what was kept, ahead of what comes next; what is enqueued from now on is sent at once. */
+  #keepNoMore(): void {
+    this.#keeps = false;
+    // Where it fails, so does all that is sent behind it, and the commit says why.
+    this.#sendKept().catch(() => {});
+  }
+
+  async #sendKept(): Promise<void> {
+    const [statement] = this.#takeKept();
+    if (statement === undefined) return;
+    try {
+      await this.#connection.run(statement);
+    } catch (error) {
+      this.#failed(error);
+      throw this.#parts.errors.translated("enqueue", error);
+    }
+  }
+
+  #takeKept(): Statement[] {
+    const rows = this.#kept;
+    this.#kept = [];
+    this.#keptBytes = 0;
+    return rows.length === 0 ? [] : [this.#parts.outbox.enqueue(rows, this.#xid)];
+  }
+
   /**
-   * Sends these and COMMIT. The last one must raise where it changes nothing, since COMMIT may be on
+   * Sends what was kept, these and COMMIT. The last one must raise where it changes nothing, since COMMIT may be on
    * its way behind it: 22012 where the right to do it is gone, 2201F in any other transaction.
    */
   protected async commitBehind(statements: readonly Statement[]): Promise<void> {
@@ -133,14 +214,14 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     this.#over = true;
     let committed = false;
     try {
-      await this.#commit(statements);
+      await this.#commit(this.#takeKept(), statements);
       committed = true;
     } finally {
       this.#own.over(committed);
     }
   }
 
-  async #commit(statements: readonly Statement[]): Promise<void> {
+  async #commit(kept: readonly Statement[], proving: readonly Statement[]): Promise<void> {
     const connection = this.#connection;
     if (connection.lost()) {
       this.#destroy();
@@ -151,19 +232,22 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
       );
     }
     const running: Promise<PromiseSettledResult<QueryResult>>[] = [];
-    for (const statement of statements) {
+    for (const statement of [...kept, ...proving]) {
       const answer = settled(connection.run(statement));
       running.push(answer);
       if (connection.pipelined) continue;
       const answered = await answer;
-      if (answered.status === "rejected") return this.#notProved(answered.reason, null);
+      if (answered.status === "rejected") return this.#notProved(answered.reason, null, true);
     }
     const committing = settled(connection.script("COMMIT"));
     const answers = await Promise.all(running);
     const committed = await committing;
     // The first that failed says why; those behind it only that the transaction is aborted.
-    const failed = answers.find((answer) => answer.status === "rejected");
-    if (failed !== undefined) return this.#notProved(failed.reason, committed);
+    const at = answers.findIndex((answer) => answer.status === "rejected");
+    const failed = answers[at];
+    if (failed?.status === "rejected") {
+      return this.#notProved(failed.reason, committed, at >= kept.length);
+    }
     if (committed.status === "rejected") return this.#notCommitted(committed.reason);
     connection.release();
     if (committed.value.command !== "COMMIT") throw this.#aborted(undefined);
@@ -190,10 +274,14 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     this.#parts.terminate(this.#xid);
   };
 
-  /** A last statement failed. `committed`: of the COMMIT behind it; null where none was sent. */
+  /**
+   * A last statement failed. `committed`: of the COMMIT behind it; null where none was sent. `proving`:
+   * it was one that proves the transaction, and not that of the rows that were kept.
+   */
   async #notProved(
     error: unknown,
     committed: PromiseSettledResult<QueryResult> | null,
+    proving: boolean,
   ): Promise<never> {
     // A refusal by the server aborts the transaction: a COMMIT behind it rolls back.
     const refused = provesRollback(error);
@@ -201,16 +289,11 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     if (committed?.status === "fulfilled") this.#connection.release();
     else if (committed === null && refused) await rollBack(this.#connection);
     else this.#destroy();
-    switch (sqlState(error)) {
-      case "22012":
-        throw this.#undertaking.fenced(error);
-      case "2201F":
-        throw this.#endedEarly(error);
-      case "25P02":
-        throw this.#aborted(error);
-      default:
-        throw this.#parts.errors.translated(`commit of ${this.#undertaking.name}`, error);
-    }
+    const state = sqlState(error);
+    if (state === "25P02") throw this.#aborted(error);
+    if (proving && state === "22012") throw this.#undertaking.fenced(error);
+    if (proving && state === "2201F") throw this.#endedEarly(error);
+    throw this.#parts.errors.translated(`commit of ${this.#undertaking.name}`, error);
   }
 
   /** COMMIT was answered with an error, or not at all. */

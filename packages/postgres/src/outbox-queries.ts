@@ -60,7 +60,8 @@ export interface LeaseFloor extends LaneLease {
 }
 
 export interface OutboxQueries {
-  readonly enqueue: (rows: readonly OutboxEntry[]) => Statement;
+  /** With `xid` it writes nothing in any other transaction. */
+  readonly enqueue: (rows: readonly OutboxEntry[], xid?: bigint) => Statement;
   readonly lease: (request: LeaseRequest) => Statement;
   readonly release: (relay: string, leases: readonly LeaseFloor[]) => Statement;
   readonly read: (
@@ -90,7 +91,8 @@ const enqueueText = (own: string) => `
     (lane, message_id, topic, key, value, header_names, header_values)
   VALUES ($1, $2, $3, $4, $5, $6, array_replace($7::bytea[], $8::bytea, NULL))`;
 
-// As above. ORDER BY: positions follow the order of the array.
+// As above. ORDER BY: positions follow the order of the array. What was kept for the commit of a
+// transaction ($9) must not be written outside of it, should a handler have ended it.
 const enqueueManyText = (own: string) => `
   INSERT INTO ${own}outbox_messages
     (lane, message_id, topic, key, value, header_names, header_values)
@@ -100,15 +102,16 @@ const enqueueManyText = (own: string) => `
   FROM unnest($1::smallint[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
       $6::text[], $7::text[]) WITH ORDINALITY
     AS r (lane, message_id, topic, key, value, header_names, header_values, place)
+  WHERE $9::xid8 IS NULL OR pg_current_xact_id() = $9::xid8
   ORDER BY place`;
 
 function writeQueries(own: string) {
   const enqueue = define("enqueue", enqueueText(own));
   const enqueueMany = define("enqueue_many", enqueueManyText(own));
   return {
-    enqueue: (rows) => {
+    enqueue: (rows, xid) => {
       const [row] = rows;
-      if (row !== undefined && rows.length === 1) {
+      if (row !== undefined && rows.length === 1 && xid === undefined) {
         const { lane, id, topic, key, value, headers } = row;
         return enqueue(
           ...[lane, id, topic, key, value],
@@ -125,6 +128,7 @@ function writeQueries(own: string) {
         rows.map(({ headers }) => (headers.length === 0 ? "" : namesOf(headers))),
         rows.map(({ headers }) => (headers.length === 0 ? "" : valuesOf(headers))),
         absentBytes,
+        xid ?? null,
       );
     },
   } satisfies Partial<OutboxQueries>;

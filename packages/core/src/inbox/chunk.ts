@@ -166,7 +166,8 @@ async function writeLetter<Tx>(
   try {
     const letter = letterIn(run, found);
     if (letter === null) return null;
-    await handling(transaction, offset, running, false, (tx) => storage.enqueue(tx, [letter]));
+    const use = { shared: false, immediate: true };
+    await handling(transaction, offset, running, use, (tx) => storage.enqueue(tx, [letter]));
     running.published = true;
     return null;
   } catch (error) {

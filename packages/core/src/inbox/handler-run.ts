@@ -51,7 +51,7 @@ export async function handleOne<Tx>(
   if ("runBatch" in handler)
     return handleBatch({ ...call, handler }, transaction, at, [record], running);
   const { message, identity } = incomingOf(at, record);
-  await handling(transaction, record.offset, running, shared, (tx) =>
+  await handling(transaction, record.offset, running, { shared }, (tx) =>
     handler.run(message, tx, {
       ...{ attempt, signal: running.signal },
       ...contextOf(call, tx, identity, running),
@@ -74,7 +74,7 @@ export async function handleBatch<Tx>(
     identities.set(decoded(handler, message), identity);
   }
   const [{ offset } = { offset: 0n }] = records;
-  await handling(transaction, offset, running, false, (tx) => {
+  await handling(transaction, offset, running, { shared: false }, (tx) => {
     const of = onceFor((message) => contextOf(call, tx, identityIn(identities, message), running));
     return handler.runBatch([...identities.keys()], tx, { attempt, signal: running.signal, of });
   });
@@ -127,10 +127,10 @@ export async function handling<Tx>(
   transaction: HandlerTransaction<Tx>,
   offset: bigint,
   running: Running,
-  shared: boolean,
+  use: Parameters<HandlerTransaction<Tx>["handle"]>[0],
   work: (tx: Tx) => Promise<void>,
 ): Promise<void> {
-  const { tx, end, refused } = transaction.handle({ shared });
+  const { tx, end, refused } = transaction.handle(use);
   const ended = running.watch.begin(offset);
   try {
     await work(tx);

@@ -156,9 +156,13 @@ export interface HandlerTransaction<Tx> {
    * The handle for one handler: dead after `end()`, refuses to end the transaction. `shared`: other
    * handlers use the transaction at the same time, so it refuses, before anything is sent, all that
    * would work on theirs as well (SAVEPOINT, RELEASE, ROLLBACK TO, SET, nested transactions) with
-   * StorageError `transaction-shared`.
+   * StorageError `transaction-shared`. `immediate`: `enqueue` resolves once its rows are written; else
+   * they may be sent together with the commit, which then fails where they cannot be written.
    */
-  readonly handle: (use?: { readonly shared: boolean }) => HandlerHandle<Tx>;
+  readonly handle: (use?: {
+    readonly shared: boolean;
+    readonly immediate?: boolean;
+  }) => HandlerHandle<Tx>;
   /** Never rejects. False when the connection was lost or had to be destroyed. */
   readonly rollback: () => Promise<boolean>;
   /** Ends the connection at once, whatever runs on it: for a deadline that has passed. */
@@ -321,7 +325,11 @@ export interface Storage<in out Tx> extends StorageVerbs {
   ) => Promise<ChunkTransaction<Tx>>;
   /** I6. Begins, proves the turn and locks its row, which `commit` removes. Throws ClaimLostError. */
   readonly openParked: (turn: ParkedTurn) => Promise<ParkedTransaction<Tx>>;
-  /** O1. Writes rows in the caller's transaction, in one statement. */
+  /**
+   * O1. Writes rows in the caller's transaction, in one statement. In a handler's transaction it may be
+   * one for all that is enqueued there, in the order of the calls; a savepoint takes back what was
+   * enqueued behind it and nothing else.
+   */
   readonly enqueue: (tx: Tx, rows: readonly OutboxEntry[]) => Promise<void>;
 }
 

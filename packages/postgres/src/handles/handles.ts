@@ -2,7 +2,7 @@
  * What differs between kinds of handles: how a transaction of the storage is given to a handler, and
  * how the client under a caller's own transaction is found. All statements are the same beneath.
  */
-import { StorageError, TransactionFinishedError } from "@oncebox/core";
+import { type OutboxEntry, StorageError, TransactionFinishedError } from "@oncebox/core";
 import type { ClientBase } from "pg";
 
 /** One handler's hold on a transaction. */
@@ -14,6 +14,13 @@ export interface Hold {
   readonly several?: () => void;
   /** Other handlers use the transaction at the same time: what is refused for it is told. */
   readonly shared?: { readonly refused: () => void };
+  /** Rows of the outbox that need not be sent at once. */
+  readonly later?: {
+    /** Keeps rows for the commit. Null: they are to be sent as ever. */
+    readonly keep: (rows: readonly OutboxEntry[]) => Promise<void> | null;
+    /** A savepoint is about to be sent: what was kept before it must not be taken back with it. */
+    readonly savepoint: () => void;
+  };
 }
 
 /** Handles of one open transaction of the storage. */
@@ -29,6 +36,8 @@ export interface Handles<Tx> {
   readonly own: (client: ClientBase) => OwnTransaction<Tx> | Promise<OwnTransaction<Tx>>;
   /** Throws StorageError `invalid-handle`, or TransactionFinishedError where it has ended. */
   readonly clientOf: (tx: Tx) => ClientBase | Promise<ClientBase>;
+  /** The hold that the handle was made for; undefined where it is none of the storage's own. */
+  readonly holdOf: (tx: Tx) => Hold | undefined;
   /** Calls back once this transaction has committed, where its end is seen from here. */
   readonly afterCommit: (tx: Tx, then: () => void) => void;
   /** Whether the end of every transaction is seen, and not only of the storage's own. */

@@ -37,9 +37,11 @@ interface Sender {
 
 export function knexHandles(knex: Knex): Handles<Trx> {
   const watched = new WeakSet<Trx>();
-  const own = new WeakSet<Trx>();
+  // Null: of all handlers of the transaction together.
+  const own = new WeakMap<Trx, Hold | null>();
   return {
     own: (client) => ownTransaction(knex, client, own),
+    holdOf: (tx) => own.get(tx) ?? undefined,
     clientOf: async (tx) => {
       const client = await senderOf(knex, tx).acquireConnection();
       checkHandle(client);
@@ -127,7 +129,7 @@ async function commitOf(tx: Trx): Promise<void> {
 async function ownTransaction(
   knex: Knex,
   client: ClientBase,
-  own: WeakSet<Trx>,
+  own: WeakMap<Trx, Hold | null>,
 ): Promise<OwnTransaction<Trx>> {
   let ours = true;
   const standIn = {
@@ -140,11 +142,11 @@ async function ownTransaction(
   const base = await knex.transaction(undefined, { connection: standIn });
   ours = false;
   // Of savepoints it is the outermost.
-  own.add(base);
+  own.set(base, null);
   return {
     handle: (hold) => {
       const tx = handleOf(base, client, hold);
-      own.add(tx);
+      own.set(tx, hold);
       return tx;
     },
     over: (committed) => {

@@ -9,14 +9,14 @@ import { endsTransaction, reachesOthers } from "./transaction-control.ts";
 
 export function pgHandles(): Handles<ClientBase> {
   // By handle, for transactions whose commit is seen here: what to do after it.
-  const own = new WeakMap<object, Set<() => void>>();
+  const own = new WeakMap<object, { readonly hold: Hold; readonly afterwards: Set<() => void> }>();
   return {
     own: (client) => {
       const afterwards = new Set<() => void>();
       return {
         handle: (hold) => {
           const tx = guarded(client, hold);
-          own.set(tx, afterwards);
+          own.set(tx, { hold, afterwards });
           return tx;
         },
         over: (committed) => {
@@ -28,8 +28,9 @@ export function pgHandles(): Handles<ClientBase> {
       checkHandle(tx);
       return tx;
     },
+    holdOf: (tx) => own.get(tx)?.hold,
     afterCommit: (tx, then) => {
-      own.get(tx)?.add(then);
+      own.get(tx)?.afterwards.add(then);
     },
     seesEveryCommit: false,
   };
@@ -79,6 +80,7 @@ function queryOf(target: ClientBase, hold: Hold): Call {
     const problem = hold.ended() ? finished() : refusalOf(text, hold);
     if (problem !== null) return refuse(args, problem);
     if (!text || /;\s*\S/.test(text)) hold.several?.();
+    if (hold.later !== undefined && (!text || /savepoint/i.test(text))) hold.later.savepoint();
     const result = (target.query as Call).apply(target, watched(args, hold));
     if (!(result instanceof Promise)) return result;
     return result.catch((error: unknown) => {

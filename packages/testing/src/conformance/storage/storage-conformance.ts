@@ -4,6 +4,7 @@ import { operatorCases } from "./adoption-cases.ts";
 import type { StorageCase } from "./arrange.ts";
 import { chunkCases } from "./chunk-cases.ts";
 import { ownershipCases } from "./claim-cases.ts";
+import { handlerOutboxCases } from "./handler-outbox-cases.ts";
 import { heldCases } from "./held-cases.ts";
 import { laneCases } from "./lane-cases.ts";
 import { letterCases } from "./letter-cases.ts";
@@ -40,6 +41,7 @@ const all: readonly StorageCase[] = [
   ...redriveCases,
   ...pruneCases,
   ...outboxCases,
+  ...handlerOutboxCases,
   ...laneCases,
   ...migrationCases,
 ];

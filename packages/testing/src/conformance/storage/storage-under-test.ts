@@ -66,6 +66,8 @@ export interface StorageUnderTest<Tx> {
     readonly name: string;
     readonly use: (tx: Tx) => unknown;
   }[];
+  /** Runs `work` behind a savepoint of `tx`, and takes back all that was written behind that. */
+  readonly takeBack: (tx: Tx, work: () => Promise<unknown>) => Promise<unknown>;
   /** Commits behind the handle's back, on a path it cannot refuse, and begins another on request. */
   readonly endSecretly: (tx: Tx, then: { readonly begin: boolean }) => Promise<unknown>;
   /** Ends the connection under `tx` at the database's side; resolves when that is done. */
