@@ -1,8 +1,8 @@
 import { defineConfig } from "vitest/config";
 
-// Groups run one after another: static checks and unit tests first, then what needs servers, then
-// clusters and chaos, two files at a time, because they would starve whatever ran beside them on a
-// small machine.
+// Groups run one after another: unit tests and static checks first, then the simulation, then what
+// needs servers, then clusters and chaos, of which most is waiting: for sessions to end, for brokers to
+// come back, for successors.
 export default defineConfig({
   test: {
     projects: [
@@ -18,7 +18,7 @@ export default defineConfig({
           name: "checks",
           include: ["test/checks/**/*.test.ts", "test/architecture.test.ts"],
           testTimeout: 120_000,
-          fileParallelism: false,
+          maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },
       },
@@ -28,7 +28,7 @@ export default defineConfig({
           // As users run them, without any server.
           include: ["examples/*/*.test.ts", "test/integration/demo.test.ts"],
           testTimeout: 60_000,
-          fileParallelism: false,
+          maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },
       },
@@ -41,7 +41,7 @@ export default defineConfig({
           fileParallelism: false,
           // Tests that run beside each other start a process each.
           maxConcurrency: 2,
-          sequence: { groupOrder: 1 },
+          sequence: { groupOrder: 2 },
         },
       },
       {
@@ -54,7 +54,7 @@ export default defineConfig({
           hookTimeout: 60_000,
           // Most of a test is waiting for a server: more at once than there are cores.
           maxWorkers: 4,
-          sequence: { groupOrder: 2 },
+          sequence: { groupOrder: 3 },
         },
       },
       {
@@ -64,8 +64,8 @@ export default defineConfig({
           include: ["test/integration/kafka-cluster*.test.ts"],
           testTimeout: 120_000,
           hookTimeout: 120_000,
-          maxWorkers: 2,
-          sequence: { groupOrder: 3 },
+          maxWorkers: 3,
+          sequence: { groupOrder: 4 },
         },
       },
       {
@@ -75,8 +75,7 @@ export default defineConfig({
           include: ["test/chaos/**/*.test.ts"],
           testTimeout: 300_000,
           hookTimeout: 60_000,
-          // Most of a run is waiting for a successor.
-          maxWorkers: 2,
+          maxWorkers: 3,
           sequence: { groupOrder: 4 },
         },
       },

@@ -292,6 +292,10 @@ const noticedByKnex: Readonly<Record<string, readonly string[]>> = {
   ...Object.fromEntries(ofVerbs),
   ...noticedLetters,
   ...noticedKeeping,
+  "O1: rows of a chunk that was rolled back come with the next": [
+    "I5 nothing is left of a chunk whose connection died before the commit",
+    ...noticedKeeping["O1: rows of a chunk that was rolled back come with the next"],
+  ],
   "T1: a handle lives on when its handler has ended": [
     "T1 a handler's handle is dead after end(), while the chunk goes on",
     "I5 handlers may use shared handles of one chunk at the same time, each until its own end",

@@ -59,7 +59,7 @@ export function titleOf({ promise, name }: Pick<Case<unknown>, "promise" | "name
 }
 
 /** One in so many of the neighbours is tried; each adapter has others. */
-const neighboursShare = 4;
+const neighboursShare = 6;
 
 /** Those that must fail, and some of their neighbours, which must not: all cases where all are wanted. */
 function triedOn<Tx>(
