@@ -78,6 +78,7 @@ export function memoryFeed(records: readonly BrokerRecord[]): Broker {
     partitions: async () => 1,
     partitionOf: () => 0,
     offsets: async () => ({ topicId: "feed", offsets: new Map([[0, 0n]]) }),
+    retentionMs: async () => null,
     group: async () => ({ members: 0, offsets: [] }),
     setGroupOffsets: async () => {},
     producer: refuse,

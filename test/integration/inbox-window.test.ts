@@ -68,6 +68,29 @@ describe.skipIf(!hasKafka())("the deduplication window", () => {
     expect((await s.effectsReach(7)).at(-1)).toBe("one");
   });
 
+  it.each<[string, Record<string, string>, number | null, boolean]>([
+    ["a week", { "retention.ms": "604800000" }, 604_800_000, false],
+    ["a month", { "retention.ms": "2592000000" }, 2_592_000_000, true],
+    ["for ever", { "retention.ms": "-1" }, Number.POSITIVE_INFINITY, true],
+    [
+      "as long as there is room for each key",
+      { "cleanup.policy": "compact" },
+      Number.POSITIVE_INFINITY,
+      true,
+    ],
+    ["a week, and compacted", { "cleanup.policy": "compact,delete" }, 604_800_000, false],
+  ])("E5: warns where a topic is kept longer than its ids: %s", async (_, config, kept, warns) => {
+    // Guards: a seek back beyond what is remembered, of which nothing would have told.
+    await using s = await scene({ config });
+    expect(await s.broker.retentionMs(s.topic)).toBe(kept);
+    await s.consumer().start();
+    const told = s.ear.heard.filter(({ type }) => type === "inbox.window-short");
+    expect(told).toHaveLength(warns ? 1 : 0);
+    await expect(s.broker.retentionMs("no-such-topic")).rejects.toMatchObject({
+      code: "topic-missing",
+    });
+  });
+
   it("by the wall clock the same repeats are applied again: the test can see it", async () => {
     await using s = await scene({ partitions: 2 });
     await longStop(s, byTheWallClock(s.storage));

@@ -27,7 +27,7 @@ describe.concurrent("seeded bugs", { timeout: 300_000 }, () => {
 
   for (const [index, without] of [...layers.values()].entries()) {
     it(`what is switched off beside them is found by nothing, ${index + 1}`, async () => {
-      expect(await failingSeeds(without, whole ? 300 : 100)).toEqual([]);
+      expect(await failingSeeds(without, whole ? 300 : 60)).toEqual([]);
     });
   }
 });

@@ -143,6 +143,19 @@ export type OnceboxEvent =
       readonly before: bigint;
     }
   /**
+   * Kafka keeps the topic's messages for longer than `deduplicationWindowMs`: what is read again from
+   * further back than the window, after a seek back or as a producer's late repeat, is applied again.
+   * Told at the start of the consumer.
+   */
+  | {
+      readonly type: "inbox.window-short";
+      readonly consumer: string;
+      readonly topic: string;
+      readonly windowMs: number;
+      /** Infinity: time removes nothing from the topic. */
+      readonly retentionMs: number;
+    }
+  /**
    * No message id may be deleted, because nobody can tell how far this partition has come: it was never
    * read, or its last record bears a time that is no clock's. Told once for each partition in a row.
    */

@@ -42,6 +42,13 @@ export class Cluster {
     );
   }
 
+  retentionMs(topic: string): Promise<number | null> {
+    return this.#ask(
+      `asking how long ${topic} is kept`,
+      again(unledCodes, (client) => retentionMs(client, topic)),
+    );
+  }
+
   group(groupId: string, topics: readonly string[]): Promise<GroupState> {
     return this.#ask(
       `asking for group ${groupId}`,
@@ -186,6 +193,29 @@ async function offsets(client: KafkajsClient, topic: string, at: OffsetsAt): Pro
         retryable: true,
       });
     }
+  }
+}
+
+const aTopic = 2;
+/** The right to describe a topic's settings is another than that to read it. */
+const notAuthorized: ReadonlySet<unknown> = new Set([29, 30, 31]);
+
+async function retentionMs(client: KafkajsClient, topic: string): Promise<number | null> {
+  const [partition] = await describe(client, topic, systemClock.now());
+  const node = await client.cluster.findBroker({ nodeId: String(partition?.leader) });
+  const configNames = ["retention.ms", "cleanup.policy"];
+  try {
+    const resources = [{ type: aTopic, name: topic, configNames }];
+    const described = await node.describeConfigs({ resources });
+    const found = described.resources.flatMap(({ configEntries }) => configEntries);
+    const value = (name: string) => found.find((each) => each.configName === name)?.configValue;
+    const ms = Number(value("retention.ms") ?? Number.NaN);
+    if (Number.isNaN(ms)) return null;
+    const deletes = value("cleanup.policy")?.includes("delete") ?? true;
+    return deletes && ms >= 0 ? ms : Number.POSITIVE_INFINITY;
+  } catch (error) {
+    if (notAuthorized.has((error as { readonly code?: unknown } | null)?.code)) return null;
+    throw error;
   }
 }
 

@@ -31,6 +31,7 @@ export function kafkajsBroker(config: KafkajsBrokerConfig): Broker {
     partitions: async (topic) => (await cluster.describe(topic)).length,
     partitionOf,
     offsets: (topic, at) => cluster.offsets(topic, at),
+    retentionMs: (topic) => cluster.retentionMs(topic),
     group: (groupId, topics) => cluster.group(groupId, topics),
     setGroupOffsets: (groupId, offsets) => cluster.setGroupOffsets(groupId, offsets),
     producer: async () => {

@@ -91,6 +91,15 @@ interface DescribedGroups {
   readonly groups: readonly { readonly groupId: string; readonly members: readonly unknown[] }[];
 }
 
+interface DescribedConfigs {
+  readonly resources: readonly {
+    readonly configEntries: readonly {
+      readonly configName: string;
+      readonly configValue: string;
+    }[];
+  }[];
+}
+
 interface ListedOffsets {
   readonly responses: readonly {
     readonly topic: string;
@@ -117,6 +126,13 @@ export interface KafkaNode {
     topics: readonly never[];
   }) => Promise<FetchedOffsets>;
   readonly describeGroups: (request: { groupIds: readonly string[] }) => Promise<DescribedGroups>;
+  readonly describeConfigs: (request: {
+    readonly resources: readonly {
+      readonly type: number;
+      readonly name: string;
+      readonly configNames: readonly string[];
+    }[];
+  }) => Promise<DescribedConfigs>;
   readonly listOffsets: (request: {
     isolationLevel: number;
     topics: readonly {

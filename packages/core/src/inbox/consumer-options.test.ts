@@ -8,6 +8,7 @@ const broker = {
   timing: { sessionTimeoutMs: 30_000, rebalanceTimeoutMs: 60_000 },
   consumer: () => undefined,
   offsets: () => undefined,
+  retentionMs: () => undefined,
 } as unknown as Broker;
 const storage = {
   ...{ synchronous: true, chunkSync: () => undefined, claim: () => undefined },

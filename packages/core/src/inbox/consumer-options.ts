@@ -202,7 +202,12 @@ export function checkConsumerOptions(options: unknown): void {
   checkOptions("createConsumer", options, {
     name: aName,
     storage: aStorage,
-    broker: having("a broker, for example kafkajsBroker({ … })", "consumer", "offsets"),
+    broker: having(
+      "a broker, for example kafkajsBroker({ … })",
+      "consumer",
+      "offsets",
+      "retentionMs",
+    ),
     groupId: optional(aName),
     source: aSource,
     chunkSizeMax: integer(1, 10_000),

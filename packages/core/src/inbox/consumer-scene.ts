@@ -36,6 +36,7 @@ function fakeBroker() {
       publishTimeoutMs: 5_000,
     },
     offsets: async () => ({ topicId: "topic-2", offsets }),
+    retentionMs: async () => 0,
     group: async () => {
       await group.answers;
       return { members: 1, offsets: group.offsets };

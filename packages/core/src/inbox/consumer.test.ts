@@ -34,6 +34,7 @@ function fakeBroker() {
       publishTimeoutMs: 5_000,
     },
     offsets: async () => Object.assign(new Map(start), { topicId, offsets: start }),
+    retentionMs: async () => null,
     consumer: async (asked: ConsumerOptions, says: ConsumerCallbacks) => {
       tries.push(asked.requireTopics);
       if (state.refused > 0) {

@@ -284,9 +284,8 @@ class InboxConsumer<Tx> implements Consumer<Tx> {
   }
 
   #register(topic: string): Promise<void> {
-    const { broker, storage, name } = this.#options;
-    const subscriber = { broker, storage, name, groupId: this.#groupId };
-    return registerTopic(subscriber, topic, this.#handlers.get(topic)?.startFrom ?? "earliest");
+    const subscriber = { ...this.#options, groupId: this.#groupId, observe: this.#context.observe };
+    return registerTopic(subscriber, topic, this.#handlers.get(topic));
   }
 
   /** Rule 4: nothing in memory outlives an assignment, even where the same partition comes back. */

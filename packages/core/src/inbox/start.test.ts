@@ -1,11 +1,12 @@
 import { describe, expect, it } from "vitest";
 import type { ConfigurationError } from "../errors.ts";
+import type { OnceboxEvent } from "../events.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Storage } from "../ports/storage.ts";
 import { bytes, defineTopic } from "../topic.ts";
 import { createConsumer } from "./consumer.ts";
 import type { HandlerOptions } from "./handler.ts";
-import { resolveStart, type StartFrom } from "./start.ts";
+import { registerTopic, resolveStart, type StartFrom } from "./start.ts";
 
 const topicId = "topic-1";
 
@@ -89,10 +90,50 @@ describe("startFrom of a handler", () => {
       rebalanceTimeoutMs: 60_000,
       publishTimeoutMs: 1,
     };
-    const broker = { timing, consumer: none, offsets: none } as unknown as Broker;
+    const verbs = { consumer: none, offsets: none, retentionMs: none };
+    const broker = { timing, ...verbs } as unknown as Broker;
     const storage = { open: none, claim: none } as unknown as Storage<"tx">;
     return createConsumer({ name: "billing", storage, broker });
   }
+
+  it.each<
+    [string, number | null | Error, Partial<{ window: number | null; byId: boolean }>, number]
+  >([
+    ["for longer", 1_001, {}, 1],
+    ["for ever", Number.POSITIVE_INFINITY, {}, 1],
+    ["for as long", 1_000, {}, 0],
+    ["for a time that is not told", null, {}, 0],
+    ["for a time that cannot be asked for", new Error("no"), {}, 0],
+    ["for longer, and ids for ever", 1_001, { window: null }, 0],
+    ["for longer, and no ids", 1_001, { byId: false }, 0],
+  ])(
+    "tells of a topic that is kept %s than its ids",
+    async (_, kept, { window = 1_000, byId = true }, told) => {
+      // Guards: nobody is told that a seek back reaches further than what is remembered.
+      const events: OnceboxEvent[] = [];
+      const retentionMs = async () => {
+        if (kept instanceof Error) throw kept;
+        return kept;
+      };
+      await registerTopic(
+        {
+          ...{ name: "billing", groupId: "g", deduplicationWindowMs: window },
+          broker: { ...fakeBroker().broker, retentionMs },
+          storage: { isRegistered: async () => true, registerTopic: async () => {} },
+          observe: (event) => events.push(event),
+        },
+        "orders",
+        { startFrom: "earliest", byId },
+      );
+      expect(events).toHaveLength(told);
+      if (told > 0) {
+        expect(events[0]).toMatchObject({
+          ...{ type: "inbox.window-short", consumer: "billing", topic: "orders" },
+          ...{ windowMs: 1_000, retentionMs: kept },
+        });
+      }
+    },
+  );
 
   it.each<StartFrom>([
     "earliest",

@@ -1,5 +1,6 @@
 /** Where a consumer begins in a topic that it has never read: resolved once, for all partitions. */
 import { ConfigurationError } from "../errors.ts";
+import type { Observer } from "../events.ts";
 import type { Rule } from "../options.ts";
 import type { Broker, TopicOffsets } from "../ports/broker.ts";
 import type { StorageVerbs } from "../ports/storage.ts";
@@ -57,12 +58,27 @@ export async function resolveStart(
 interface Subscriber {
   readonly name: string;
   readonly groupId: string;
-  readonly broker: Offsets;
+  readonly broker: Pick<Broker, "offsets" | "retentionMs">;
   readonly storage: Pick<StorageVerbs, "isRegistered" | "registerTopic">;
+  readonly observe: Observer;
+  readonly deduplicationWindowMs: number | null;
 }
 
-/** Every partition gets its row at once, so that no start is resolved later by another rule. */
+/**
+ * Every partition gets its row at once, so that no start is resolved later by another rule. Then tells
+ * of a topic that keeps more than its ids are remembered for.
+ */
 export async function registerTopic(
+  subscriber: Subscriber,
+  topic: string,
+  handled: { readonly startFrom: StartFrom; readonly byId: boolean } | undefined,
+): Promise<void> {
+  const { startFrom, byId } = handled ?? { startFrom: "earliest", byId: false };
+  await register(subscriber, topic, startFrom);
+  if (byId) await tellShortWindow(subscriber, topic);
+}
+
+async function register(
   { name: consumer, groupId, broker, storage }: Subscriber,
   topic: string,
   startFrom: StartFrom,
@@ -76,6 +92,17 @@ export async function registerTopic(
   // Added partitions begin at 0, not at what retention has left: what is gone must be told.
   const added = new Map(Array.from(start.keys(), (partition) => [partition, 0n]));
   await storage.registerTopic({ consumer, groupId, topic, topicId, start, added });
+}
+
+/** Nothing else rests on it, so where Kafka does not answer nothing is said. */
+async function tellShortWindow(
+  { name: consumer, broker, observe, deduplicationWindowMs: windowMs }: Subscriber,
+  topic: string,
+): Promise<void> {
+  if (windowMs === null) return;
+  const retentionMs = await broker.retentionMs(topic).catch(() => null);
+  if (retentionMs === null || retentionMs <= windowMs) return;
+  observe({ type: "inbox.window-short", consumer, topic, windowMs, retentionMs });
 }
 
 function missing(partition: number): string {

@@ -186,6 +186,11 @@ export interface Broker {
     topic: string,
     at: "earliest" | "latest" | { readonly timestamp: bigint },
   ) => Promise<TopicOffsets>;
+  /**
+   * How long the topic keeps its messages, in milliseconds: Infinity where time removes none. Null where
+   * the broker does not tell (it may need a right of its own). Throws BrokerError `topic-missing`.
+   */
+  readonly retentionMs: (topic: string) => Promise<number | null>;
   /** Reads a group without joining it. */
   readonly group: (groupId: string, topics: readonly string[]) => Promise<GroupState>;
   /** Writes offsets of a group without members. Throws BrokerError `group-active` otherwise. */

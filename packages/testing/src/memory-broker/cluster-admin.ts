@@ -14,6 +14,12 @@ export interface TopicSettings {
    */
   readonly recordBytesMax?: number;
   /**
+   * How long it says that it keeps its records, in milliseconds; Infinity: for ever. Nothing is removed
+   * by it, only by `deleteRecords`.
+   * @defaultValue 604800000, a week
+   */
+  readonly retentionMs?: number;
+  /**
    * Whether it lacks replicas: nothing is acknowledged, and nothing stored.
    * @defaultValue false
    */
@@ -109,9 +115,10 @@ export function clusterAdmin(cluster: MemoryCluster): ClusterAdmin {
   };
   const create = (name: string, settings: TopicSettings = {}): Topic => {
     const { partitions = 1, recordBytesMax = 1_048_588, understaffed = false } = settings;
+    const { retentionMs = 604_800_000 } = settings;
     const logs = Array.from({ length: partitions }, () => new PartitionLog());
     const id = `topic-${cluster.number()}`;
-    const topic = { name, id, logs, recordBytesMax, understaffed };
+    const topic = { name, id, logs, recordBytesMax, retentionMs, understaffed };
     cluster.topics.set(name, topic);
     for (const partition of logs.keys()) cluster.changed({ topic: name, partition });
     return topic;

@@ -21,6 +21,8 @@ export interface Topic {
   readonly logs: PartitionLog[];
   /** Limit of one record. */
   readonly recordBytesMax: number;
+  /** How long it says to keep records; nothing is removed by it. */
+  readonly retentionMs: number;
   /** Whether it lacks replicas, so that nothing is acknowledged. */
   readonly understaffed: boolean;
 }

@@ -140,7 +140,10 @@ function withDefaults(options: MemoryBrokerOptions, clusterClock: Clock) {
   return { clock, name, requestMs, maxWaitMs, timing, batches: { recordsMax, bytesMax } };
 }
 
-type Questions = Pick<Broker, "partitions" | "offsets" | "group" | "setGroupOffsets">;
+type Questions = Pick<
+  Broker,
+  "partitions" | "offsets" | "retentionMs" | "group" | "setGroupOffsets"
+>;
 
 function questions(cluster: MemoryCluster, ask: <R>(work: () => R) => Promise<R>): Questions {
   return {
@@ -155,6 +158,7 @@ function questions(cluster: MemoryCluster, ask: <R>(work: () => R) => Promise<R>
         });
         return { topicId, offsets: new Map(offsets.entries()) };
       }),
+    retentionMs: (topic) => ask(() => cluster.topic(topic).retentionMs),
     group: (groupId, topics) =>
       ask(() => {
         const group = cluster.groups.get(groupId);
