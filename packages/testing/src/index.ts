@@ -84,4 +84,5 @@ export {
 } from "./memory-storage/memory-storage.ts";
 export type { MemoryTx } from "./memory-storage/memory-tx.ts";
 export type { Row, Snapshot } from "./memory-storage/tables.ts";
+export { compareOrderings, type OrderingComparison } from "./ordering-comparison.ts";
 export { probedMessage, probeRollback, type RollbackProbe } from "./rollback-probe.ts";
