@@ -50,6 +50,15 @@ describe("compareOrderings", () => {
     );
   });
 
+  it("finds a row that is there once in order, and twice by key", async () => {
+    // Guards the counting of equal entries.
+    const { compare } = scene();
+    const ifNone: Run = async (_, tx) => {
+      if ((await tx.rows("lines")).length === 0) await tx.append("lines", "the first");
+    };
+    await expect(compare(ifNone)).rejects.toThrow('without pauses): extra: lines: "the first".');
+  });
+
   it("passes one relative statement, and an order within each key", async () => {
     // Guards against a comparison that says no to everything, and a broken order within a key.
     const { compare } = scene();
