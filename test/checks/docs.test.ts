@@ -164,6 +164,7 @@ const optionSources: Readonly<Record<string, string>> = {
   SyncConsumerOptions: "packages/core/src/inbox/consumer-options.ts",
   InboxOptions: "packages/core/src/inbox/inbox.ts",
   SyncInboxOptions: "packages/core/src/inbox/inbox.ts",
+  PruneOptions: "packages/core/src/inbox/inbox.ts",
   OutboxOptions: "packages/core/src/outbox/outbox.ts",
   SyncOutboxOptions: "packages/core/src/outbox/outbox.ts",
   OutboxRelayOptions: "packages/core/src/outbox/relay-options.ts",

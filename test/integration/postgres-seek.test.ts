@@ -3,7 +3,7 @@
  * and which rights the verbs of an operator need.
  */
 import { readFileSync } from "node:fs";
-import type { PartitionClaim, Storage } from "@oncebox/core";
+import { createInbox, type PartitionClaim, type Storage } from "@oncebox/core";
 import { postgresStorage } from "@oncebox/postgres";
 import type { ClientBase, Pool, PoolConfig } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -258,6 +258,19 @@ describe("the grants of docs/database.md", () => {
     await operator.audit({ ...audit, consumer: "consumer", action: "sync-offsets", details: {} });
     const lines = await operator.auditLog("consumer", { limit: 9, below: null });
     expect(lines.map((line) => line.action)).toEqual(["sync-offsets", "adopt", "seek", "seek"]);
+    await drop();
+  });
+
+  it("suffice for an inbox without a consumer that prunes its ids", async () => {
+    const p = await place(database);
+    const { storageOf, drop } = await roles(p);
+    const storage = storageOf("app_inbox");
+    const inbox = createInbox({ name: "hooks", storage });
+    const once = () => storage.transaction((tx) => inbox.once(tx, { source: "/", id: "1" }));
+    expect([await once(), await once()]).toEqual(["new", "duplicate"]);
+    const older = "UPDATE inbox_messages SET record_time = record_time - 86400000";
+    await p.admin.query(older.replace("inbox_messages", `${p.schema}.inbox_messages`));
+    expect(await inbox.prune({ windowMs: 60_000 })).toEqual({ ids: 1 });
     await drop();
   });
 });

@@ -161,6 +161,12 @@ export async function publishing() {
   await inbox.once(pool, { source: "/hooks", id: "1" });
   // @ts-expect-error an id has a source
   await inbox.once(client, { id: "1" });
+  const pruned: { readonly ids: number } = await inbox.prune({ windowMs: 60_000 });
+  // @ts-expect-error nothing is deleted without a window
+  await inbox.prune({});
+  // @ts-expect-error nor with one that never ends
+  await inbox.prune({ windowMs: null });
+  console.log(pruned.ids);
   return [ids, seen];
 }
 

@@ -14,6 +14,7 @@ import {
 } from "@oncebox/core";
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
 import { migrate as migrateKnex, knexStorage as sqliteKnexStorage } from "@oncebox/sqlite/knex";
+import { compareOrderings, failing, killing } from "@oncebox/testing";
 import type { Database } from "better-sqlite3";
 import type { Knex } from "knex";
 import type { ClientBase, Pool } from "pg";
@@ -88,9 +89,27 @@ export async function publishing(trx: Knex.Transaction) {
     database,
     { source: "/hooks", id: "1" },
   );
+  const { ids: pruned } = await createInbox({ name: "hooks", storage }).prune({ windowMs: 60_000 });
+  // @ts-expect-error a walk over ids waits between its steps
+  createInbox({ name: "hooks", storage }).prune({ windowMs: 60_000 }).ids;
+  console.log(pruned);
   await migrate(database);
   await migrateKnex(knex);
   return [ids, seen];
+}
+
+export async function testing() {
+  const handler = orderPlaced.handler<unknown>(async () => {});
+  const how = { handler, messages: [], reset: () => {}, snapshot: () => [] };
+  await compareOrderings({ ...how, storage: knexed });
+  // @ts-expect-error one call runs no two handlers at once
+  await compareOrderings({ ...how, storage });
+  // @ts-expect-error a function that ends when it returns is no handler of a file of its own
+  failing(() => {});
+  // @ts-expect-error what ends the process is told
+  killing(handler, {});
+  // @ts-expect-error deaths are not counted in attempts
+  killing(handler, { kill: () => {}, attempts: 1 });
 }
 
 export function invariance() {

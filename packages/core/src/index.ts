@@ -41,6 +41,7 @@ export {
   type InboxMessage,
   type InboxOptions,
   type OnceResult,
+  type PruneOptions,
   type SyncInbox,
   type SyncInboxOptions,
 } from "./inbox/inbox.ts";

@@ -84,4 +84,13 @@ export {
 } from "./memory-storage/memory-storage.ts";
 export type { MemoryTx } from "./memory-storage/memory-tx.ts";
 export type { Row, Snapshot } from "./memory-storage/tables.ts";
+export {
+  type Failing,
+  failing,
+  hanging,
+  type Killing,
+  killing,
+  type Misbehaviour,
+} from "./misbehaving.ts";
+export { compareOrderings, type OrderingComparison } from "./ordering-comparison.ts";
 export { probedMessage, probeRollback, type RollbackProbe } from "./rollback-probe.ts";

@@ -218,7 +218,7 @@ class SteppedClock implements ManualClock {
 }
 
 /** Numbers in [0, 1) that follow from the seed (mulberry32, two draws for 53 bits). */
-function seededRandom(seed: number): () => number {
+export function seededRandom(seed: number): () => number {
   let state = seed | 0;
   const draw = () => {
     state = (state + 0x6d2b79f5) | 0;

@@ -11,6 +11,7 @@ import {
   type Storage,
 } from "@oncebox/core";
 import { ExpectationError, listed, shown } from "./assertions.ts";
+import { entriesOf, without } from "./snapshots.ts";
 
 export interface RollbackProbe<Tx> {
   /** Where the transaction is run and rolled back. */
@@ -95,29 +96,4 @@ function leftBehind(
   return failure === null
     ? new ExpectationError(text)
     : new ExpectationError(text, { cause: failure.error });
-}
-
-/** Elements of a list, fields of an object, rows of each table: whatever can be told apart. */
-function entriesOf(state: unknown, name = ""): readonly string[] {
-  const label = (text: string) => (name === "" ? text : `${name}: ${text}`);
-  if (Array.isArray(state)) return state.map((each) => label(shown(each)));
-  const plain = typeof state === "object" && state !== null;
-  if (!plain || state instanceof Uint8Array || state instanceof Date || state instanceof Set) {
-    return [label(shown(state))];
-  }
-  const fields = state instanceof Map ? [...state] : Object.entries(state);
-  return fields.flatMap(([field, value]) =>
-    entriesOf(value, name === "" ? String(field) : `${name}.${String(field)}`),
-  );
-}
-
-/** Elements of the first that the second lacks, repeats counted. */
-function without(first: readonly string[], second: readonly string[]): readonly string[] {
-  const left = [...second];
-  return first.filter((each) => {
-    const place = left.indexOf(each);
-    if (place < 0) return true;
-    left.splice(place, 1);
-    return false;
-  });
 }

@@ -17,6 +17,7 @@ import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
 import type { Storage, StorageFacts, SyncStorage } from "../ports/storage.ts";
 import type { DeadLetterOptions, HandlerOptions } from "./handler.ts";
+import { aWindowMs } from "./id-walk.ts";
 import type { LostPositionPolicy } from "./lost-position.ts";
 import { aStart } from "./start.ts";
 
@@ -168,11 +169,9 @@ export type CompleteOptions<Tx> = Omit<ConsumerOptions<never>, "storage"> &
     readonly handlerTimeoutMs: number;
   };
 
-const aMinuteOrMore = integer(60_000, 100 * 366 * 86_400_000);
-
 const aWindow: Rule = {
-  is: `${aMinuteOrMore.is}, or null`,
-  fits: (value) => value === null || aMinuteOrMore.fits(value),
+  is: `${aWindowMs.is}, or null`,
+  fits: (value) => value === null || aWindowMs.fits(value),
   optional: true,
 };
 

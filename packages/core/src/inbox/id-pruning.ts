@@ -1,6 +1,6 @@
 /**
  * Forgets message ids that lie before the window: from time to time one walk over all ids of the
- * consumer, in short steps with pauses between them, beside the chunks. What may go is the storage's to
+ * consumer (id-walk.ts), beside the chunks. What may go is the storage's to
  * find, from the rows of all partitions, those of other processes as well; how wide the window is, and
  * which partitions have nothing left to read, is told from here. Never deletes by this machine's clock.
  *
@@ -10,23 +10,11 @@
 import type { Observer } from "../events.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
-import type { LogEnd, Pruned } from "../ports/pruning.ts";
+import type { LogEnd, Pruned, PruneRequest } from "../ports/pruning.ts";
 import type { StorageVerbs } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
+import { walkOverIds } from "./id-walk.ts";
 import type { Permits } from "./permits.ts";
-
-/**
- * On top of the window, and for each time that is not exact: the clocks of producers, what they still
- * try to send, transactions that are open (15 minutes is the most that Kafka grants by default).
- */
-const marginMs = 900_000;
-
-/** How far ahead of the database's clock a record's time may be and still be somebody's clock. */
-const aheadMsMax = 3_600_000;
-
-/** Ids of one step: some ten milliseconds of the database. */
-const stepSize = 2_000;
-const pauseMs = 100;
 
 /** Between two walks: a hundredth of the window, so that the table grows by that on top, in bounds. */
 const restMsMin = 1_000;
@@ -78,22 +66,17 @@ async function walk(
 ): Promise<Pruned | null> {
   const askedAt = clock.now();
   const ends = await endsOf({ name: consumer, storage, broker });
-  const step = async (from: string | null): Promise<Pruned | null> => {
+  const step = async (request: PruneRequest): Promise<Pruned | null> => {
     const release = await permits.acquire(stopping);
-    if (release === null) return null;
-    // What came into the logs since they were asked is not known: the window grows by that.
-    const wider = windowMs + marginMs + Math.ceil(clock.now() - askedAt);
-    const request = { consumer, ends, aheadMsMax, limit: stepSize, from, windowMs: wider };
-    return storage.pruneIds(request).finally(release);
+    return release === null ? null : storage.pruneIds(request).finally(release);
   };
-  const first = await step(null);
+  let first: Pruned | null = null;
   let ids = 0;
   try {
-    for (let at = first; at !== null; at = await step(at.next)) {
-      ids += at.deleted;
-      if (at.next === null) break;
-      await clock.sleep(pauseMs, stopping);
-      if (stopping.aborted) break;
+    const over = { consumer, windowMs, ends, askedAt };
+    for await (const pruned of walkOverIds(over, { clock, stopping, step })) {
+      first ??= pruned;
+      ids += pruned.deleted;
     }
   } finally {
     const before = first?.before ?? null;

@@ -1,19 +1,39 @@
 /**
  * The inbox without a consumer: remembers message ids in the caller's own transaction, for messages
- * that come by another way than Kafka (a webhook, a queue, a file).
+ * that come by another way than Kafka (a webhook, a queue, a file), and forgets them when it is asked.
  */
-import { InvalidMessageError } from "../errors.ts";
+import { ConfigurationError, InvalidMessageError } from "../errors.ts";
 import { checksumOf } from "../hashes.ts";
 import { idBytesOf } from "../ids.ts";
 import { utf8 } from "../message.ts";
-import { aName, checkOptions, having, type Rule } from "../options.ts";
-import type { MessageRef, Storage, SyncStorage } from "../ports/storage.ts";
+import { aName, checkOptions, having, optional, type Rule } from "../options.ts";
+import { type Clock, systemClock } from "../ports/clock.ts";
+import type { MessageRef, Storage, StorageVerbs, SyncStorage } from "../ports/storage.ts";
+import { aWindowMs, walkOverIds } from "./id-walk.ts";
 
 export interface InboxOptions<Tx> {
   /** Stable name under which ids are kept. Another name has seen nothing yet. */
   readonly name: string;
   /** The database that holds the ids and the business tables. */
   readonly storage: Storage<Tx>;
+  /**
+   * Time of the pauses of `prune`; for tests.
+   * @defaultValue the machine's
+   */
+  readonly clock?: Clock;
+}
+
+export interface PruneOptions {
+  /**
+   * For how long ids are kept, in milliseconds, from a minute on: longer than a sender repeats itself.
+   * Counted by the database's clock, from when the id was recorded; a quarter of an hour is added.
+   */
+  readonly windowMs: number;
+  /**
+   * Ends the walk between two steps. What was deleted stays deleted.
+   * @defaultValue it goes to its end
+   */
+  readonly signal?: AbortSignal;
 }
 
 /** A message as `once` tells it apart. */
@@ -40,6 +60,13 @@ export interface Inbox<in Tx> {
    * (`storage-conflict`) is the caller's to retry.
    */
   readonly once: (tx: Tx, message: InboxMessage) => Promise<OnceResult>;
+  /**
+   * Deletes the ids of this name that are older than the window, in short transactions of its own with
+   * pauses between them: for a timer or a job. Safe from several processes at once. Throws
+   * ConfigurationError for wrong options and for the name of a consumer, which prunes its ids itself;
+   * StorageError where the database is in trouble: the next call begins anew.
+   */
+  readonly prune: (options: PruneOptions) => Promise<{ readonly ids: number }>;
 }
 
 export interface SyncInboxOptions<Tx> extends Omit<InboxOptions<never>, "storage"> {
@@ -48,7 +75,7 @@ export interface SyncInboxOptions<Tx> extends Omit<InboxOptions<never>, "storage
 }
 
 /** As Inbox, for a storage whose driver answers at once. */
-export interface SyncInbox<in Tx> {
+export interface SyncInbox<in Tx> extends Pick<Inbox<Tx>, "prune"> {
   /** As `once` of Inbox; returns the result, not a promise of it. */
   readonly once: (tx: Tx, message: InboxMessage) => OnceResult;
 }
@@ -62,14 +89,21 @@ export function createInbox<Tx>(options: InboxOptions<Tx>): Inbox<Tx>;
 export function createInbox<Tx>(
   options: InboxOptions<Tx> | SyncInboxOptions<Tx>,
 ): Inbox<Tx> | SyncInbox<Tx> {
-  checkOptions("createInbox", options, { name: aName, storage: aStorage });
-  const { name, storage } = options;
+  checkOptions("createInbox", options, {
+    name: aName,
+    storage: aStorage,
+    clock: optional(having("a clock", "now", "epochMs", "sleep", "random")),
+  });
+  const { name, storage, clock = systemClock } = options;
+  const prune: Inbox<Tx>["prune"] = (of) => pruned(name, storage, clock, of);
   if (storage.synchronous) {
     return {
+      prune,
       once: (tx, message) => first(storage.recordIdsSync(tx, name, [refOf(message)])),
     };
   }
   return {
+    prune,
     once: async (tx, message) => first(await storage.recordIds(tx, name, [refOf(message)])),
   };
 }
@@ -78,6 +112,33 @@ const aStorage: Rule = {
   is: "a storage, for example postgresStorage({ pool })",
   fits: (value) => having("", "recordIds").fits(value) || having("", "recordIdsSync").fits(value),
 };
+
+async function pruned(
+  consumer: string,
+  storage: Pick<StorageVerbs, "positions" | "pruneIds">,
+  clock: Clock,
+  options: PruneOptions,
+): Promise<{ readonly ids: number }> {
+  checkOptions("inbox.prune", options, {
+    windowMs: { ...aWindowMs, optional: false },
+    signal: optional(having("an AbortSignal", "addEventListener")),
+  });
+  const { windowMs, signal: stopping } = options;
+  const { groupId } = await storage.positions(consumer);
+  if (groupId !== null) {
+    throw new ConfigurationError(
+      "invalid-options",
+      `inbox.prune: ${consumer} is the name of a consumer, which prunes its ids itself, by its deduplicationWindowMs`,
+    );
+  }
+  let ids = 0;
+  if (stopping?.aborted) return { ids };
+  // Without partitions there is no log: what counts is the database's clock.
+  const over = { consumer, windowMs, ends: [], askedAt: clock.now() };
+  const step = storage.pruneIds;
+  for await (const { deleted } of walkOverIds(over, { clock, stopping, step })) ids += deleted;
+  return { ids };
+}
 
 function first([recorded]: readonly OnceResult[]): OnceResult {
   if (recorded === undefined) throw new TypeError("recordIds answered nothing");

@@ -1,4 +1,4 @@
-/** One process on a memory cluster and a memory database, to be frozen and thawed as a whole. */
+/** One process on a memory cluster and a memory database, to be frozen, thawed and killed as a whole. */
 
 import type { ManualClock, ProcessClock } from "../manual-clock.ts";
 import type { MemoryDatabase } from "../memory-storage/database.ts";
@@ -30,6 +30,11 @@ export interface MemoryProcess {
   readonly freeze: () => void;
   /** As SIGCONT: it goes on where it was, with the answers that have come meanwhile. */
   readonly thaw: () => void;
+  /**
+   * As SIGKILL: nothing of it runs any more, for good. The database rolls back what it had open at once,
+   * the group misses it when its session has run out. What comes after it is another memory process.
+   */
+  readonly kill: () => void;
 }
 
 /** Makes what one process has of its own: a clock, a broker and a storage. */
@@ -38,14 +43,21 @@ export function memoryProcess(options: MemoryProcessOptions): MemoryProcess {
   const clock = options.clock.process();
   const broker = memoryBroker({ ...options.broker, clock, cluster, name });
   const storage = memoryStorage({ ...options.storage, database, name });
+  let killed = false;
+  const freeze = () => {
+    clock.freeze();
+    storage.freeze();
+    broker.network.silence();
+  };
   return {
-    ...{ name, clock, broker, storage },
-    freeze: () => {
-      clock.freeze();
-      storage.freeze();
-      broker.network.silence();
+    ...{ name, clock, broker, storage, freeze },
+    kill: () => {
+      killed = true;
+      freeze();
+      database.faults.cutConnections(name);
     },
     thaw: () => {
+      if (killed) return;
       clock.thaw();
       storage.thaw();
       broker.network.resume();

@@ -63,6 +63,12 @@ export function holdOf(tx: unknown): Hold {
   return hold;
 }
 
+/** Takes `other`, which stands before a handle, for that handle. For any other handle nothing. */
+export function standsFor(other: object, tx: object): void {
+  const hold = holds.get(tx);
+  if (hold !== undefined) holds.set(other, hold);
+}
+
 /**
  * For what must not be written outside of a transaction. Throws StorageError `invalid-handle` where
  * the handle's work has ended it, and what `holdOf` throws.
