@@ -4,7 +4,7 @@ import { derivedId } from "../ids.ts";
 import { messageBytesMax, textOf, utf8 } from "../message.ts";
 import { type Death, letterOf } from "./dead-letter.ts";
 import type { DeadLetter } from "./failure-policy.ts";
-import { incomingOf } from "./handler-run.ts";
+import { identityOf } from "./handler-run.ts";
 
 const at = { consumer: "billing", topic: "orders", partition: 258 };
 const record = {
@@ -81,7 +81,7 @@ describe("a dead letter", () => {
     expect(idOf(null)).toBe(idOf(null, "other"));
     expect(new Set([idOf(null), idOf("t1"), idOf("t2")]).size).toBe(3);
     // Guards "/dead:": the handler's own first message for that topic and key.
-    const { identity } = incomingOf(at, record);
+    const identity = identityOf(at, record);
     expect(idOf(null)).not.toBe(derivedId(identity, "orders.dead", record.key, 0));
   });
 

@@ -11,7 +11,7 @@ import type { OutboxEntry } from "../ports/outbox.ts";
 import type { ParkedRecord } from "../ports/parking.ts";
 import type { PartitionRef } from "../ports/storage.ts";
 import { type DeadLetter, parkedErrorOf } from "./failure-policy.ts";
-import { incomingOf } from "./handler-run.ts";
+import { identityOf } from "./handler-run.ts";
 
 /** One end of a message: it may die again when a person has it tried again. */
 export interface Death {
@@ -34,7 +34,7 @@ export function letterOf(
 ): OutboxEntry {
   const { topic } = deadLetter;
   const { key, value, headers: original } = record;
-  const { identity } = incomingOf(at, record);
+  const identity = identityOf(at, record);
   // No identity ends so: what the handler itself enqueues for this topic has other ids.
   const id = derivedId(`${identity}/dead:${death.token ?? ""}`, topic, key, 0);
   const headers: Headers = [

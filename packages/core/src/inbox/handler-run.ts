@@ -50,13 +50,11 @@ export async function handleOne<Tx>(
   const { handler, attempt } = call;
   if ("runBatch" in handler)
     return handleBatch({ ...call, handler }, transaction, at, [record], running);
-  const { message, identity } = incomingOf(at, record);
-  await handling(transaction, record.offset, running, { shared }, (tx) =>
-    handler.run(message, tx, {
-      ...{ attempt, signal: running.signal },
-      ...contextOf(call, tx, identity, running),
-    }),
-  );
+  const message = messageOf(at, record);
+  await handling(transaction, record.offset, running, { shared }, (tx) => {
+    const context = contextOf(call, tx, at, record, running);
+    return handler.run(message, tx, Object.assign(context, { attempt, signal: running.signal }));
+  });
 }
 
 /** Runs the handler of a batch once. Throws what it throws, and what an earlier decoding threw. */
@@ -68,15 +66,11 @@ export async function handleBatch<Tx>(
   running: Running,
 ): Promise<void> {
   const { handler, attempt } = call;
-  const identities = new Map<Message<unknown>, string>();
-  for (const record of records) {
-    const { message, identity } = incomingOf(at, record);
-    identities.set(decoded(handler, message), identity);
-  }
+  const given = decodedOf(handler, at, records);
   const [{ offset } = { offset: 0n }] = records;
   await handling(transaction, offset, running, { shared: false }, (tx) => {
-    const of = onceFor((message) => contextOf(call, tx, identityIn(identities, message), running));
-    return handler.runBatch([...identities.keys()], tx, { attempt, signal: running.signal, of });
+    const of = onceFor((message) => contextOf(call, tx, at, recordIn(given, message), running));
+    return handler.runBatch([...given.keys()], tx, { attempt, signal: running.signal, of });
   });
 }
 
@@ -102,23 +96,31 @@ export class FailedAt extends Error {
   }
 }
 
-export function decoded<Tx>(
+type Incoming = BrokerRecord | ParkedRecord;
+
+/** The messages of a batch, as its handler gets them, each with its record. */
+export function decodedOf<Tx>(
   { decode }: Pick<BatchHandler<Tx>, "decode">,
-  message: Message<Uint8Array | null>,
-): Message<unknown> {
-  try {
-    return decode(message);
-  } catch (error) {
-    throw new FailedAt(message.offset, error);
-  }
+  at: PartitionRef,
+  records: readonly Incoming[],
+): ReadonlyMap<Message<unknown>, Incoming> {
+  return new Map(
+    records.map((record) => {
+      try {
+        return [decode(messageOf(at, record)), record];
+      } catch (error) {
+        throw new FailedAt(record.offset, error);
+      }
+    }),
+  );
 }
 
-export function identityIn(
-  identities: ReadonlyMap<Message<unknown>, string>,
+export function recordIn(
+  given: ReadonlyMap<Message<unknown>, Incoming>,
   message: Message<unknown>,
-): string {
-  const identity = identities.get(message);
-  if (identity !== undefined) return identity;
+): Incoming {
+  const record = given.get(message);
+  if (record !== undefined) return record;
   throw new TypeError("of() takes one of the messages that the handler was given, as it was given");
 }
 
@@ -144,28 +146,54 @@ export async function handling<Tx>(
 function contextOf<Tx>(
   { storage, source, clock }: HandlerCall<Tx>,
   tx: Tx,
-  idempotencyKey: string,
+  at: PartitionRef,
+  record: Incoming,
   running: Running,
 ): BatchMessageContext {
-  const outbox = handlerOutbox(storage, tx, idempotencyKey, { source, clock });
-  return {
-    idempotencyKey,
-    outbox: {
+  return messageContext(at, record, (identity) => {
+    const outbox = handlerOutbox(storage, tx, identity, { source, clock });
+    return {
       enqueue: (messages) => {
         running.published = true;
         return outbox.enqueue(messages);
       },
+    };
+  });
+}
+
+/**
+ * What belongs to one message, each part made when it is first asked for: most handlers want neither,
+ * and both cost more than the call. Own properties, so that a copy of the context has them as well.
+ */
+export function messageContext<Outbox>(
+  at: PartitionRef,
+  record: Incoming,
+  outboxOf: (identity: string) => Outbox,
+): { readonly idempotencyKey: string; readonly outbox: Outbox } {
+  let known: string | undefined;
+  let outbox: Outbox | undefined;
+  const identity = () => {
+    known ??= identityOf(at, record);
+    return known;
+  };
+  return {
+    get idempotencyKey() {
+      return identity();
+    },
+    get outbox() {
+      outbox ??= outboxOf(identity());
+      return outbox;
     },
   };
 }
 
-/** The message as its handler gets it, and what identifies it in all that is derived from it. */
-export function incomingOf(
-  { consumer, topic, partition }: PartitionRef,
-  record: BrokerRecord | ParkedRecord,
-): { readonly message: Message<Uint8Array | null>; readonly identity: string } {
+/** The message as its handler gets it. */
+export function messageOf(
+  { topic, partition }: PartitionRef,
+  record: Incoming,
+): Message<Uint8Array | null> {
   const idBytes = idOf(record.headers);
-  const message: Message<Uint8Array | null> = {
+  return {
     id: idBytes === null ? null : textOf(idBytes),
     topic,
     partition,
@@ -176,15 +204,19 @@ export function incomingOf(
     value: record.value,
     headers: record.headers,
   };
-  const identity = incomingIdentity({
-    consumer,
-    source: sourceOf(record.headers, topic),
-    idBytes: idBytes === null ? null : idBytesOf(idBytes),
-    topic,
-    partition,
-    offset: record.offset,
+}
+
+/** What identifies a message in all that is derived from it. */
+export function identityOf(
+  { consumer, topic, partition }: PartitionRef,
+  { headers, offset }: Incoming,
+): string {
+  const id = idOf(headers);
+  return incomingIdentity({
+    ...{ consumer, topic, partition, offset },
+    source: sourceOf(headers, topic),
+    idBytes: id === null ? null : idBytesOf(id),
   });
-  return { message, identity };
 }
 
 export type HandlerFailure =

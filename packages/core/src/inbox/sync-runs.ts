@@ -23,12 +23,13 @@ import {
 } from "./chunk.ts";
 import type { BatchHandler, Handler } from "./handler.ts";
 import {
-  decoded,
+  decodedOf,
   FailedAt,
   handlerFailed,
-  identityIn,
-  incomingOf,
+  messageContext,
+  messageOf,
   onceFor,
+  recordIn,
 } from "./handler-run.ts";
 import {
   type ParkedOutcomeOfRun,
@@ -209,27 +210,26 @@ function handle<Tx>(
 ): boolean {
   const { storage, handler, source, clock, attempt, cut: signal } = call;
   let published = false;
-  const contextOf = (idempotencyKey: string) => {
-    const outbox = syncHandlerOutbox(storage, tx, idempotencyKey, { source, clock });
-    const enqueue: typeof outbox.enqueue = (messages) => {
-      published = true;
-      return outbox.enqueue(messages);
-    };
-    return { idempotencyKey, outbox: { enqueue } };
-  };
+  const contextOf = (record: BrokerRecord | ParkedRecord) =>
+    messageContext(at, record, (identity) => {
+      const outbox = syncHandlerOutbox(storage, tx, identity, { source, clock });
+      const enqueue: typeof outbox.enqueue = (messages) => {
+        published = true;
+        return outbox.enqueue(messages);
+      };
+      return { enqueue };
+    });
   // The handlers' types are those of storages that wait; a SyncConsumer's own takes none that does.
   type Run = (given: unknown, tx: Tx, context: object) => unknown;
-  const given = records.map((record) => incomingOf(at, record));
   let result: unknown;
   if ("runBatch" in handler) {
-    const identities = new Map(
-      given.map(({ message, identity }) => [decoded(handler, message), identity]),
-    );
-    const of = onceFor((message) => contextOf(identityIn(identities, message)));
-    result = (handler.runBatch as Run)([...identities.keys()], tx, { attempt, signal, of });
+    const given = decodedOf(handler, at, records);
+    const of = onceFor((message) => contextOf(recordIn(given, message)));
+    result = (handler.runBatch as Run)([...given.keys()], tx, { attempt, signal, of });
   } else {
-    for (const { message, identity } of given) {
-      result = (handler.run as Run)(message, tx, { attempt, signal, ...contextOf(identity) });
+    for (const record of records) {
+      const context = Object.assign(contextOf(record), { attempt, signal });
+      result = (handler.run as Run)(messageOf(at, record), tx, context);
     }
   }
   if (isPromiseLike(result)) throw asynchronous(at, records[0]?.offset ?? 0n, result);

@@ -42,23 +42,42 @@ const refused: ReadonlySet<PropertyKey> = new Set(["release", "end", "connect"])
 
 /** A client that works as the given one while the hold lasts. */
 export function guarded(client: ClientBase, hold: Hold): ClientBase {
-  const calls = new Map<PropertyKey, Call>();
-  const guard: ClientBase = new Proxy(client, {
-    get: (target, property) => {
-      const value: unknown = Reflect.get(target, property, target);
-      if (typeof value !== "function") return value;
-      let call = calls.get(property);
-      if (call === undefined) {
-        call = property === "query" ? queryOf(target, hold) : callOf(target, property, hold);
-        calls.set(property, call);
-      }
-      return call;
-    },
-  });
-  const callOf = (target: ClientBase, property: PropertyKey, of: Hold): Call => {
-    if (property === "constructor") return target.constructor as unknown as Call;
+  const doors = new Doors(hold);
+  const guard = new Proxy(client, doors);
+  doors.guard = guard;
+  return guard;
+}
+
+/** One for each handler of each message, so nothing is made here before it is asked for. */
+class Doors implements ProxyHandler<ClientBase> {
+  guard: ClientBase | undefined;
+  readonly #hold: Hold;
+  #query: Call | undefined;
+  #calls: Map<PropertyKey, Call> | undefined;
+
+  constructor(hold: Hold) {
+    this.#hold = hold;
+  }
+
+  get(target: ClientBase, property: PropertyKey): unknown {
+    if (property === "query") {
+      this.#query ??= queryOf(target, this.#hold);
+      return this.#query;
+    }
+    const value: unknown = Reflect.get(target, property, target);
+    if (typeof value !== "function" || property === "constructor") return value;
+    this.#calls ??= new Map();
+    let call = this.#calls.get(property);
+    if (call === undefined) {
+      call = this.#callOf(target, property);
+      this.#calls.set(property, call);
+    }
+    return call;
+  }
+
+  #callOf(target: ClientBase, property: PropertyKey): Call {
     return (...args) => {
-      if (of.ended()) throw finished();
+      if (this.#hold.ended()) throw finished();
       if (refused.has(property)) {
         throw new StorageError(
           "transaction-ended-early",
@@ -67,10 +86,9 @@ export function guarded(client: ClientBase, hold: Hold): ClientBase {
       }
       const result = (Reflect.get(target, property, target) as Call).apply(target, args);
       // Chained calls (on().on()) must not lead out of the guard.
-      return result === target ? guard : result;
+      return result === target ? this.guard : result;
     };
-  };
-  return guard;
+  }
 }
 
 function queryOf(target: ClientBase, hold: Hold): Call {
