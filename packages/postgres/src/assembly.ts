@@ -7,7 +7,7 @@ import { openChunk } from "./chunk.ts";
 import { type ClaimQueries, claimQueries } from "./claim-queries.ts";
 import type { Clients } from "./clients.ts";
 import { type Connections, connections } from "./connections.ts";
-import type { Handles } from "./handles/handles.ts";
+import { finished, type Handles } from "./handles/handles.ts";
 import { createLanes } from "./lanes.ts";
 import { createNames } from "./names.ts";
 import { type OperatorQueries, operatorQueries } from "./operator-queries.ts";
@@ -133,8 +133,12 @@ async function enqueue<Tx>(
   tx: Tx,
   rows: readonly OutboxEntry[],
 ): Promise<void> {
-  const kept = rows.length === 0 ? null : handles.holdOf(tx)?.later?.keep(rows);
-  if (kept !== null && kept !== undefined) return kept;
+  const hold = handles.holdOf(tx);
+  if (hold?.later !== undefined && rows.length > 0) {
+    if (hold.ended()) throw finished();
+    const kept = hold.later.keep(rows);
+    if (kept !== null) return kept;
+  }
   const given = handles.clientOf(tx);
   // Without waiting where there is nothing to wait for: a COMMIT that follows must not overtake.
   const client = given instanceof Promise ? await given : given;

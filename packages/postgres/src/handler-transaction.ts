@@ -21,7 +21,7 @@ import {
 import type { QueryResult, QueryResultRow } from "pg";
 import { beginChunkScript, type Limits } from "./begin.ts";
 import type { Connection, Connections } from "./connections.ts";
-import { finished, type Handles, type Hold, type OwnTransaction } from "./handles/handles.ts";
+import type { Handles, Hold, OwnTransaction } from "./handles/handles.ts";
 import type { OutboxQueries } from "./outbox-queries.ts";
 import { neverSent, provesRollback, type StorageErrors, sqlState } from "./postgres-errors.ts";
 import type { Statement } from "./queries.ts";
@@ -135,18 +135,15 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
   readonly handle: HandlerTransaction<Tx>["handle"] = (use) => {
     let over = false;
     let refused = false;
-    const shared = {
-      refused: () => {
-        refused = true;
-      },
-    };
-    const ended = () => over || this.#over;
     if (use?.immediate === true) this.#keepNoMore();
+    const shared = () => {
+      refused = true;
+    };
     const tx = this.#own.handle({
-      ended,
-      failed: (error) => this.#failed(error),
-      ...(use?.shared === true ? { shared } : {}),
-      ...(this.#keeps ? { later: this.#laterOf(ended) } : {}),
+      ended: () => over || this.#over,
+      failed: this.#failed,
+      shared: use?.shared === true ? { refused: shared } : undefined,
+      later: this.#keeps ? this.#later : undefined,
     });
     return {
       tx,
@@ -157,27 +154,24 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     };
   };
 
-  #failed(error: unknown): void {
+  readonly #failed = (error: unknown): void => {
     this.#firstFailure ??= error;
     this.#connection.saw(error);
-  }
+  };
 
-  #laterOf(ended: () => boolean): NonNullable<Hold["later"]> {
-    return {
-      keep: (rows) => {
-        if (ended()) return Promise.reject(finished());
-        if (!this.#keeps) return null;
-        for (const row of rows) {
-          const copy = copied(row);
-          this.#kept.push(copy);
-          this.#keptBytes += bytesOf(copy);
-        }
-        const many = this.#kept.length >= keptRowsMax || this.#keptBytes >= keptBytesMax;
-        return many ? this.#sendKept() : Promise.resolve();
-      },
-      savepoint: () => this.#keepNoMore(),
-    };
-  }
+  readonly #later: Hold["later"] = {
+    keep: (rows) => {
+      if (!this.#keeps) return null;
+      for (const row of rows) {
+        const copy = copied(row);
+        this.#kept.push(copy);
+        this.#keptBytes += bytesOf(copy);
+      }
+      const many = this.#kept.length >= keptRowsMax || this.#keptBytes >= keptBytesMax;
+      return many ? this.#sendKept() : Promise.resolve();
+    },
+    savepoint: () => this.#keepNoMore(),
+  };
 
   /** Sends what was kept, ahead of what comes next; what is enqueued from now on is sent at once. */
   #keepNoMore(): void {
@@ -205,8 +199,9 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
   }
 
   /**
-   * Sends what was kept, these and COMMIT. The last one must raise where it changes nothing, since COMMIT may be on
-   * its way behind it: 22012 where the right to do it is gone, 2201F in any other transaction.
+   * Sends what was kept, these and COMMIT. The last one must raise where it changes nothing, since
+   * COMMIT may be on its way behind it: 22012 where the right to do it is gone, 2201F in any other
+   * transaction.
    */
   protected async commitBehind(statements: readonly Statement[]): Promise<void> {
     if (this.#over) throw new TransactionFinishedError("this transaction has ended already");

@@ -13,14 +13,16 @@ export interface Hold {
   /** A text of several statements is sent: only its first was looked at. */
   readonly several?: () => void;
   /** Other handlers use the transaction at the same time: what is refused for it is told. */
-  readonly shared?: { readonly refused: () => void };
+  readonly shared?: { readonly refused: () => void } | undefined;
   /** Rows of the outbox that need not be sent at once. */
-  readonly later?: {
-    /** Keeps rows for the commit. Null: they are to be sent as ever. */
-    readonly keep: (rows: readonly OutboxEntry[]) => Promise<void> | null;
-    /** A savepoint is about to be sent: what was kept before it must not be taken back with it. */
-    readonly savepoint: () => void;
-  };
+  readonly later?:
+    | {
+        /** Keeps rows for the commit. Null: they are to be sent as ever. */
+        readonly keep: (rows: readonly OutboxEntry[]) => Promise<void> | null;
+        /** A savepoint is about to be sent: what was kept before it must not be taken back with it. */
+        readonly savepoint: () => void;
+      }
+    | undefined;
 }
 
 /** Handles of one open transaction of the storage. */

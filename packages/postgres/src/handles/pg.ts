@@ -8,17 +8,11 @@ import { finished, type Handles, type Hold, notYours, sharedWithOthers } from ".
 import { endsTransaction, reachesOthers } from "./transaction-control.ts";
 
 export function pgHandles(): Handles<ClientBase> {
-  // By handle, for transactions whose commit is seen here: what to do after it.
-  const own = new WeakMap<object, { readonly hold: Hold; readonly afterwards: Set<() => void> }>();
   return {
     own: (client) => {
       const afterwards = new Set<() => void>();
       return {
-        handle: (hold) => {
-          const tx = guarded(client, hold);
-          own.set(tx, { hold, afterwards });
-          return tx;
-        },
+        handle: (hold) => guarded(client, hold, afterwards),
         over: (committed) => {
           if (committed) for (const then of afterwards) then();
         },
@@ -28,9 +22,9 @@ export function pgHandles(): Handles<ClientBase> {
       checkHandle(tx);
       return tx;
     },
-    holdOf: (tx) => own.get(tx)?.hold,
+    holdOf: (tx) => ownOf(tx)?.hold,
     afterCommit: (tx, then) => {
-      own.get(tx)?.afterwards.add(then);
+      ownOf(tx)?.afterwards?.add(then);
     },
     seesEveryCommit: false,
   };
@@ -40,9 +34,20 @@ type Call = (...args: unknown[]) => unknown;
 
 const refused: ReadonlySet<PropertyKey> = new Set(["release", "end", "connect"]);
 
+/** Asked of a guard alone, which answers with what it was made for: a map beside it would cost more. */
+const ownDoors = Symbol("doors of a guard");
+
+function ownOf(tx: ClientBase): Doors | undefined {
+  return (tx as { readonly [ownDoors]?: Doors } | null)?.[ownDoors];
+}
+
 /** A client that works as the given one while the hold lasts. */
-export function guarded(client: ClientBase, hold: Hold): ClientBase {
-  const doors = new Doors(hold);
+export function guarded(
+  client: ClientBase,
+  hold: Hold,
+  afterwards: Set<() => void> | null = null,
+): ClientBase {
+  const doors = new Doors(hold, afterwards);
   const guard = new Proxy(client, doors);
   doors.guard = guard;
   return guard;
@@ -51,19 +56,23 @@ export function guarded(client: ClientBase, hold: Hold): ClientBase {
 /** One for each handler of each message, so nothing is made here before it is asked for. */
 class Doors implements ProxyHandler<ClientBase> {
   guard: ClientBase | undefined;
-  readonly #hold: Hold;
+  readonly hold: Hold;
+  /** What to do after the commit, where that is seen here. */
+  readonly afterwards: Set<() => void> | null;
   #query: Call | undefined;
   #calls: Map<PropertyKey, Call> | undefined;
 
-  constructor(hold: Hold) {
-    this.#hold = hold;
+  constructor(hold: Hold, afterwards: Set<() => void> | null) {
+    this.hold = hold;
+    this.afterwards = afterwards;
   }
 
   get(target: ClientBase, property: PropertyKey): unknown {
     if (property === "query") {
-      this.#query ??= queryOf(target, this.#hold);
+      this.#query ??= queryOf(target, this.hold);
       return this.#query;
     }
+    if (property === ownDoors) return this;
     const value: unknown = Reflect.get(target, property, target);
     if (typeof value !== "function" || property === "constructor") return value;
     this.#calls ??= new Map();
@@ -77,7 +86,7 @@ class Doors implements ProxyHandler<ClientBase> {
 
   #callOf(target: ClientBase, property: PropertyKey): Call {
     return (...args) => {
-      if (this.#hold.ended()) throw finished();
+      if (this.hold.ended()) throw finished();
       if (refused.has(property)) {
         throw new StorageError(
           "transaction-ended-early",
@@ -92,6 +101,10 @@ class Doors implements ProxyHandler<ClientBase> {
 }
 
 function queryOf(target: ClientBase, hold: Hold): Call {
+  const failed = (error: unknown) => {
+    hold.failed(error);
+    throw error;
+  };
   return (...args) => {
     const [query] = args;
     const text = textOf(query);
@@ -101,10 +114,7 @@ function queryOf(target: ClientBase, hold: Hold): Call {
     if (hold.later !== undefined && (!text || /savepoint/i.test(text))) hold.later.savepoint();
     const result = (target.query as Call).apply(target, watched(args, hold));
     if (!(result instanceof Promise)) return result;
-    return result.catch((error: unknown) => {
-      hold.failed(error);
-      throw error;
-    });
+    return result.then(undefined, failed);
   };
 }
 
