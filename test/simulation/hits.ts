@@ -33,6 +33,7 @@ const stepOfVerb: Readonly<Record<string, Step>> = {
   "take-parked": "take-parked",
   "open-parked": "open-parked",
   "settle-parked": "settle-parked",
+  prune: "prune",
 };
 
 export class Hits {
@@ -68,9 +69,10 @@ export class Hits {
     this.#armed.push(fault);
   }
 
-  /** Nothing goes wrong any more. */
-  disarm(): void {
-    this.#armed.length = 0;
+  /** Nothing goes wrong any more, or nothing at this step. */
+  disarm(step: Step | null = null): void {
+    const left = this.#armed.filter((fault) => step !== null && fault.step !== step);
+    this.#armed.splice(0, Number.POSITIVE_INFINITY, ...left);
   }
 
   readonly publishing = (records: readonly OutgoingRecord[], place: number): void => {

@@ -11,6 +11,7 @@ import {
 import { memoryStorage } from "@oncebox/testing";
 import { Happenings } from "./happenings.ts";
 import { Hits } from "./hits.ts";
+import { IdWatch } from "./ids.ts";
 import { Manners } from "./manners.ts";
 import { ParkedWatch } from "./parked.ts";
 import { type Plan, planOf } from "./plan.ts";
@@ -36,6 +37,7 @@ export class Scene {
   readonly manners: Manners;
   readonly happenings: Happenings;
   readonly parked: ParkedWatch;
+  readonly ids: IdWatch;
   readonly #sources: Sources;
   readonly #storages;
 
@@ -45,6 +47,7 @@ export class Scene {
     const { world } = this;
     this.manners = new Manners(world);
     this.parked = new ParkedWatch(world);
+    this.ids = new IdWatch(world);
     const worker = new Worker(0, world, {} as ConstructorParameters<typeof Worker>[2]);
     this.happenings = new Happenings(world, [worker]);
     this.#sources = new Sources(world);
@@ -255,8 +258,8 @@ export class Scene {
   }
 
   found(): Readonly<Record<string, readonly string[]>> {
-    const { world, witness, manners, happenings, parked } = this;
-    const judged = { sources: this.#sources, happenings, manners, parked };
+    const { world, witness, manners, happenings, parked, ids } = this;
+    const judged = { sources: this.#sources, happenings, manners, parked, ids };
     return Object.fromEntries(judge(world, witness, judged));
   }
 }

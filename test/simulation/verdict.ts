@@ -20,6 +20,7 @@ import {
 } from "../fixtures/checker.ts";
 import { PlannedFailure } from "./handler.ts";
 import { type Happenings, recordsOf } from "./happenings.ts";
+import { type IdWatch, idManners } from "./ids.ts";
 import { type Manners, manners } from "./manners.ts";
 import { type ParkedWatch, parkedManners } from "./parked.ts";
 import type { Sources } from "./sources.ts";
@@ -40,7 +41,8 @@ export type Finding =
   | Anomaly
   | keyof typeof ownAnomalies
   | keyof typeof manners
-  | keyof typeof parkedManners;
+  | keyof typeof parkedManners
+  | keyof typeof idManners;
 
 /** A finding, and what was found. */
 export type Findings = ReadonlyMap<Finding, readonly string[]>;
@@ -153,6 +155,7 @@ export interface Judged {
   readonly happenings: Happenings;
   readonly manners: Manners;
   readonly parked: ParkedWatch;
+  readonly ids: IdWatch;
 }
 
 export function judge(world: World, witness: Witness, judged: Judged): Findings {
@@ -172,6 +175,9 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   }
   for (const name of Object.keys(parkedManners) as (keyof typeof parkedManners)[]) {
     findings.set(name, judged.parked.found[name]);
+  }
+  for (const name of Object.keys(idManners) as (keyof typeof idManners)[]) {
+    findings.set(name, judged.ids.found[name]);
   }
   findings.set("attemptSpent", witness.blamed);
   findings.set("floorAnomaly", witness.belowFloor);
@@ -198,7 +204,7 @@ function effectsOf({ database }: World): readonly Effect[] {
 function historyOf(
   world: World,
   witness: Witness,
-  { sources, happenings, parked }: Judged,
+  { sources, happenings, parked, ids }: Judged,
   effects: readonly Effect[],
 ): History {
   const { aborted, positions, plan } = world;
@@ -223,6 +229,7 @@ function historyOf(
     ...{ intents, committed, records, logEnds, effects, positions, gone, aborted },
     deliveries: witness.deliveries,
     parked: parked.history(),
+    forgotten: ids.history(),
     offsets: [...witness.pairs.values()],
   };
 }
