@@ -10,7 +10,7 @@
 import type { Observer } from "../events.ts";
 import type { Broker } from "../ports/broker.ts";
 import type { Clock } from "../ports/clock.ts";
-import type { LogEnd, Pruned } from "../ports/pruning.ts";
+import type { LogEnd, Pruned, PruneRequest } from "../ports/pruning.ts";
 import type { StorageVerbs } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
 import type { Permits } from "./permits.ts";
@@ -76,15 +76,12 @@ async function walk(
   windowMs: number,
   stopping: AbortSignal,
 ): Promise<Pruned | null> {
-  const askedAt = clock.now();
-  const ends = await endsOf({ name: consumer, storage, broker });
+  const known = await endsOf({ name: consumer, storage, broker });
   const step = async (from: string | null): Promise<Pruned | null> => {
     const release = await permits.acquire(stopping);
     if (release === null) return null;
-    // What came into the logs since they were asked is not known: the window grows by that.
-    const wider = windowMs + marginMs + Math.ceil(clock.now() - askedAt);
-    const request = { consumer, ends, aheadMsMax, limit: stepSize, from, windowMs: wider };
-    return storage.pruneIds(request).finally(release);
+    const request = { consumer, ...known, aheadMsMax, limit: stepSize, from };
+    return storage.pruneIds({ ...request, windowMs: windowMs + marginMs }).finally(release);
   };
   const first = await step(null);
   let ids = 0;
@@ -104,14 +101,18 @@ async function walk(
 
 /**
  * Of all topics that the consumer was ever registered for. Where Kafka does not say, their partitions
- * count as far as their last record came.
+ * count as far as their last record came. What comes into the logs afterwards is not known, and a
+ * process may stand still for days before its next step: so when it was goes with it, by the clock of
+ * the database, and taken before Kafka is asked.
  */
 async function endsOf({
   name,
   storage,
   broker,
-}: Pick<PruningContext, "name" | "storage" | "broker">): Promise<readonly LogEnd[]> {
-  const { positions } = await storage.positions(name);
+}: Pick<PruningContext, "name" | "storage" | "broker">): Promise<
+  Pick<PruneRequest, "ends" | "askedAt">
+> {
+  const { positions, at: askedAt } = await storage.positions(name);
   const ends: LogEnd[] = [];
   for (const topic of new Set(positions.map((position) => position.topic))) {
     const found = await broker.offsets(topic, "latest").catch(() => null);
@@ -119,7 +120,7 @@ async function endsOf({
     const { topicId, offsets } = found;
     for (const [partition, end] of offsets) ends.push({ topic, topicId, partition, end });
   }
-  return ends;
+  return { ends, askedAt };
 }
 
 /** Once for each partition that holds pruning back, until another does or none. */
