@@ -120,7 +120,10 @@ class Run {
       publishing: (records: Parameters<Hits["publishing"]>[0], place: number) =>
         this.#hits.publishing(records, place),
       leaving: (worker: string) => this.#manners.leaving(worker),
-      thawing: (worker: string) => this.#manners.thawing(worker),
+      thawing: (worker: string) => {
+        this.#manners.thawing(worker);
+        this.#parked.thawing(worker);
+      },
       endingEarly: (worker: string, partition: number, tx: MemoryTx) => {
         // That of a parked message is no chunk's.
         if (!this.#parked.isTurn(tx)) this.#manners.endingEarly(worker, partition);
