@@ -69,9 +69,14 @@ export class Hits {
     this.#armed.push(fault);
   }
 
-  /** Nothing goes wrong any more, or nothing at this step. */
+  /**
+   * Nothing goes wrong any more, or nothing at this step. What waits for a message that is tried alone
+   * goes on waiting: until one is, so many processes have ended that all others are mended by then.
+   */
   disarm(step: Step | null = null): void {
-    const left = this.#armed.filter((fault) => step !== null && fault.step !== step);
+    const left = this.#armed.filter((fault) => {
+      return step === null ? fault.act === "commit-lost" : fault.step !== step;
+    });
     this.#armed.splice(0, Number.POSITIVE_INFINITY, ...left);
   }
 
@@ -101,6 +106,10 @@ export class Hits {
         return { delayMs: fault.ms };
       case "freeze-after":
         this.#freeze(worker, fault.ms);
+        return null;
+      case "commit-lost":
+        // Of the chunk behind it.
+        this.arm({ ...fault, step: "commit", act: "request-lost" });
         return null;
       case "request-lost":
       case "reply-lost":

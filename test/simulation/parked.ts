@@ -191,11 +191,10 @@ export class ParkedWatch {
   }
 
   #committed(transaction: OpenTransaction, client: string | null): void {
-    if (client !== null && this.#away.has(client)) {
-      for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
-        const { partition, token, trying } = row as StoredPosition;
-        this.#endedTry(partition, token, trying);
-      }
+    for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
+      const { partition, token, trying } = row as StoredPosition;
+      if (client !== null && this.#away.has(client)) this.#endedTry(partition, token, trying);
+      if (trying !== null) this.#tries(partition, trying);
     }
     const died: string[] = [];
     for (const [name, { row }] of transaction.changes.get("parked") ?? []) {
@@ -213,6 +212,15 @@ export class ParkedWatch {
     if (died.join() !== written.join()) {
       this.found.unlettered.push(`died: ${died.join()}; letters: ${written.join()}`);
     }
+  }
+
+  /** Of the claims that are held against a message, all but the one at hand have ended with it. */
+  #tries(partition: number, { offset, claims }: NonNullable<StoredPosition["trying"]>): void {
+    const before = this.#world.committed().get(partition)?.trying;
+    if (before?.offset === offset && before.claims >= claims) return;
+    const ended = this.#endedTries.get(`${partition}@${offset}`)?.size ?? 0;
+    if (claims - 1 <= ended || Number.isFinite(this.#world.restoredAt)) return;
+    this.found.overcounted.push(`${partition}@${offset}: ${claims} claims, ${ended} ended`);
   }
 
   #parked(row: StoredParked, transaction: OpenTransaction): void {

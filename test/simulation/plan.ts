@@ -41,6 +41,7 @@ export type StepAct =
   | "request-lost"
   | "reply-lost"
   | "late"
+  | "commit-lost"
   | "deadlock"
   | "lock-timeout"
   | "unavailable"
@@ -66,7 +67,7 @@ export const actsAt: Readonly<Record<Step, readonly StepAct[]>> = {
   lease: [...processActs, "request-lost", "reply-lost", "unavailable"],
   read: [...processActs, "request-lost", "reply-lost"],
   settle: [...processActs, "request-lost", "reply-lost", "deadlock"],
-  "note-claim": [...processActs, "request-lost", "reply-lost"],
+  "note-claim": [...processActs, "request-lost", "reply-lost", "commit-lost"],
   probe: [...processActs, "request-lost", "reply-lost", "unavailable"],
   park: [...processActs, "request-lost", "reply-lost", "deadlock"],
   "take-parked": [...processActs, "request-lost", "reply-lost", "unavailable"],
@@ -312,6 +313,13 @@ export function planOf(seed: number): Plan {
     for (let more = whole(0, 2); more > 0; more -= 1) {
       const common = { at: whole(0, spanMs), worker: whole(0, workers - 1), ms: whole(1, 9_000) };
       faults.push({ ...common, step: "prune", act: pick(actsAt.prune) });
+    }
+  }
+  if (parking.onFailure === "park" && parking.killing > 0 && chance(0.6)) {
+    // What is tried alone seldom meets anything else: its claim is given up by who lives.
+    for (let more = 2 * workers; more > 0; more -= 1) {
+      const common = { at: whole(0, spanMs), worker: more % workers, ms: whole(1, 9_000) };
+      faults.push({ ...common, step: "note-claim", act: "commit-lost" });
     }
   }
   return {

@@ -238,6 +238,15 @@ const blameBugs: readonly SeededBug[] = [
     seed: 50,
   },
   {
+    name: "an innocent claim counted",
+    why: "Whoever gives up a claim alive takes it back from the message that it tried under it.",
+    replace: inFile(`${folder}/partitions.ts`, [
+      "if (row.trying === null || row.trying.epoch !== epoch) return",
+      "if (row.trying === null || row.epoch >= epoch) return",
+    ]),
+    finds: ["overcounted", "condemned"],
+  },
+  {
     name: "condemned after one process",
     why: "One process may end for any reason: the second that ends at the same message is its doing.",
     replace: inFile(plan, ["trying.claims < killsMax", "trying.claims < 1"]),

@@ -50,7 +50,7 @@ export interface StoredPosition extends Position {
   /** Another one with every claim and every seek. */
   readonly token: string | null;
   /** What is tried alone, written down before. */
-  readonly trying: { readonly offset: bigint } | null;
+  readonly trying: { readonly offset: bigint; readonly claims: number } | null;
 }
 
 export type Snapshot = ReturnType<MemoryDatabase["snapshot"]>;
