@@ -1,6 +1,7 @@
 // Owns the watch over what is forgotten: every id that is deleted, as it is committed, held against what
 // the log still holds unread. Knows the times of records by the log, not by the rows of ids.
 
+import { sha256First16 } from "@oncebox/core";
 import { type OpenTransaction, orders, type World } from "./world.ts";
 
 /** What is wrong about each. */
@@ -61,6 +62,8 @@ export class IdWatch {
     // Taken away while it was handled: what is not known is not judged.
     if (record?.offset !== offset) return;
     const { id } = JSON.parse(decoder.decode(record.value ?? noValue)) as { readonly id: string };
+    // Nor is a log that was made anew meanwhile.
+    if (!key.includes(hexOf(sha256First16(encoder.encode(id))))) return;
     this.#known.set(nameOf(key, row), { message: id, time: record.timestamp });
   }
 
@@ -104,9 +107,14 @@ export class IdWatch {
   }
 }
 
+const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const noValue = new Uint8Array();
 
 function nameOf(key: string, { taker }: StoredId): string {
   return `${key} ${taker?.partition}@${taker?.offset}`;
+}
+
+function hexOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString("hex");
 }

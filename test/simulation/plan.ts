@@ -303,8 +303,12 @@ export function planOf(seed: number): Plan {
   const forgetting = forgettingOf(settings, { whole, chance, pick });
   // A first one that is lost would leave its repeat behind its successors.
   const repeating = forgetting.stop !== null && source === "log" && chance(0.7);
+  const restored = drawn.some(({ act }) => act === "restore");
+  // So would one that retention takes, once handled, where the position is set back afterwards.
+  const losesRepeated = (act: Fault["act"]) =>
+    needsIds.has(act as TimedAct) || (restored && (act === "retention" || act === "compaction"));
   const faults = drawn.filter(({ act }) => {
-    if (repeating && needsIds.has(act as TimedAct)) return false;
+    if (repeating && losesRepeated(act)) return false;
     return !replaced || !hidesReplacement.has(act as TimedAct);
   });
   // Below a position that a seek left, an early commit is taken for the time before (decision 0019).

@@ -164,7 +164,7 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   const report = check(historyOf(world, witness, judged, effects));
   for (const [name, list] of Object.entries(report.found)) findings.set(name as Anomaly, list);
   if (world.plan.publishing) {
-    const published = check(invoiceHistory(world, effects, givenUp(judged)));
+    const published = check(invoiceHistory(world, effects, judged));
     for (const name of ["unpublished", "uncommitted", "disordered"] as const) {
       const own = published.found[name].map((line) => `invoice ${line}`);
       findings.set(name, [...(findings.get(name) ?? []), ...own]);
@@ -240,11 +240,8 @@ function givenUp({ parked }: Judged): ReadonlySet<string> {
   return new Set(parked.history().flatMap(({ id, end }) => (end === null ? [] : [id])));
 }
 
-function invoiceHistory(
-  world: World,
-  effects: readonly Effect[],
-  left: ReadonlySet<string>,
-): History {
+function invoiceHistory(world: World, effects: readonly Effect[], judged: Judged): History {
+  const left = givenUp(judged);
   const records = recordsOf(world, invoices.name);
   const published = new Set(records.map(({ id }) => id));
   // What a handler has committed behind our back stays where its message is dead then or given up, and
@@ -254,7 +251,7 @@ function invoiceHistory(
   return {
     intents: owed.map(({ id, key, sequence }) => ({ id, key, sequence, state: "acknowledged" })),
     committed: owed.map(({ id }) => id),
-    records,
+    ...{ records, parked: judged.parked.history(), forgotten: judged.ids.history() },
     ...{ logEnds: [], deliveries: [], effects: [], positions: [], offsets: [] },
   };
 }
