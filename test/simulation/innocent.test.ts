@@ -2,7 +2,7 @@
 // but the one at hand have ended with their process.
 
 import { expect, it } from "vitest";
-import { holder, Scene } from "./scene.ts";
+import { at, holder, Scene } from "./scene.ts";
 
 async function foundAfter(act: (scene: Scene) => Promise<void> | void): Promise<readonly string[]> {
   const scene = new Scene({});
@@ -42,4 +42,16 @@ it("a database that was set back may hold a claim against a message whose end it
     await scene.tryAlone();
   };
   expect(await foundAfter(setBack)).toEqual([]);
+});
+
+it("claims that are won at once have had no time to be taken back", async () => {
+  const wonAfter = (ms: number) => async (scene: Scene) => {
+    for (let time = 1; time <= 4; time += 1) {
+      await scene.world.clock.advance(ms);
+      await scene.claimAgain({ left: false });
+    }
+    scene.say(holder, { ...at, type: "inbox.claims-stalled", claims: 4 });
+  };
+  expect(await foundAfter(wonAfter(0))).toEqual([]);
+  expect(await foundAfter(wonAfter(1_000))).toEqual(["falseAlarm"]);
 });

@@ -30,6 +30,7 @@ export const pruningBugs: readonly SeededBug[] = [
       "return one !== null && than.comeTo === null;",
     ]),
     finds,
+    seed: 343,
     real: "I7: a partition of which nothing is known is passed over",
   },
   {
@@ -37,6 +38,7 @@ export const pruningBugs: readonly SeededBug[] = [
     why: "A process may stand still for long between asking where logs end and deleting by it.",
     replace: inFile(pruning, ["return earlier(BigInt(askedAt), now);", "return now;"]),
     finds,
+    seed: 25,
     real: "I7: the end of a log counts as far as the clock of the step",
   },
   {
