@@ -232,7 +232,7 @@ const blameBugs: readonly SeededBug[] = [
     why: "Whoever gives up a claim says that it lives: rebalances are not taken for messages that kill.",
     replace: inFile(claim, ['[storage.noteClaim(claim, { kind: "left" })]', "[Promise.resolve()]"]),
     finds: ["falseAlarm", "condemned"],
-    seed: 50,
+    seed: 37,
   },
   {
     name: "an innocent claim counted",
@@ -249,12 +249,14 @@ const blameBugs: readonly SeededBug[] = [
     why: "What a process says of a claim comes before its next one, which would find it counted.",
     replace: inFile(claim, ["await context.left.said();", ""]),
     finds: ["overcounted", "condemned"],
+    seed: 288,
   },
   {
     name: "a try behind a commit is not taken back",
     why: "What is written down under a claim that has moved the position is held against its message.",
     replace: inFile(`${core}/inbox/partition.ts`, ["if (cut.careful) this.#moved = false;", ""]),
     finds: ["overcounted", "condemned"],
+    seed: 476,
   },
   {
     name: "condemned after one process",
