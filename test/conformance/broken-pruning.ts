@@ -11,6 +11,8 @@ const neverRead =
   "I7 a partition that was never read holds everything back, unless it stands at its log's end";
 const nothingToRead =
   "I7 a partition that has nothing to read counts as far as the clock, also an old one";
+const askedBefore =
+  "I7 the end of a log counts as far as when it was asked for, however late the step comes";
 const anotherLog =
   "I7 the end of another log is none: what it says of a partition counts for nothing";
 const noClock =
@@ -41,6 +43,10 @@ export const brokenPruning = {
   "I7: the ends of logs count for nothing": altered("prune", [
     /p\.next_offset = e\.end_offset/,
     "p.next_offset = e.end_offset AND false",
+  ]),
+  "I7: the end of a log counts as far as the clock of the step": altered("prune", [
+    /least\(at\.now, \$14::bigint\)/,
+    "least(at.now, greatest(at.now, $14::bigint))",
   ]),
   "I7: the end of any log counts": altered("prune", [
     /\(p\.topic_id = nullif\(e\.topic_id, ''\)\) IS NOT FALSE/,
@@ -84,8 +90,9 @@ export const noticedPruning: Readonly<Record<keyof typeof brokenPruning, readonl
   "I7: the fastest partition decides": [slowest, neverRead],
   "I7: a partition of which nothing is known is passed over": [neverRead, soughtBack],
   "I7: the ends of logs count for nothing": [
-    ...[neverRead, nothingToRead, anotherLog, oddTimes, others],
+    ...[neverRead, nothingToRead, askedBefore, anotherLog, oddTimes, others],
   ],
+  "I7: the end of a log counts as far as the clock of the step": [askedBefore],
   "I7: the end of any log counts": [anotherLog],
   "I7: a record of any time counts as one of the clock": [noClock],
   "I7: an id keeps the time of its record, whatever that is": [noClock, oddTimes],
@@ -124,6 +131,10 @@ export const brokenNativePruning = {
     /WHEN p\.next_offset =/,
     "WHEN false AND p.next_offset =",
   ]),
+  "I7: the end of a log counts as far as the clock of the step": changed("slowest", [
+    /min\(CAST\(unixepoch\('subsec'\) \* 1000 AS INTEGER\), @askedAt\)/,
+    "max(CAST(unixepoch('subsec') * 1000 AS INTEGER), min(0, @askedAt))",
+  ]),
   "I7: the end of any log counts": changed("slowest", [/coalesce\([^)]*\), 1\)/, "true"]),
   "I7: an id keeps the time of its record, whatever that is": changed("record", [
     /min\(max\(\?, \?\), .*?INTEGER\)\)/,
@@ -146,8 +157,9 @@ export const noticedNativePruning: Readonly<
   "I7: the fastest partition decides": [slowest, neverRead],
   "I7: a partition of which nothing is known is passed over": [neverRead, soughtBack],
   "I7: the ends of logs count for nothing": [
-    ...[neverRead, nothingToRead, anotherLog, oddTimes, others],
+    ...[neverRead, nothingToRead, askedBefore, anotherLog, oddTimes, others],
   ],
+  "I7: the end of a log counts as far as the clock of the step": [askedBefore],
   "I7: the end of any log counts": [anotherLog],
   "I7: an id keeps the time of its record, whatever that is": [noClock, oddTimes],
   "I7: ids of parked messages are deleted": [parked],

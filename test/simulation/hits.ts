@@ -33,6 +33,7 @@ const stepOfVerb: Readonly<Record<string, Step>> = {
   "take-parked": "take-parked",
   "open-parked": "open-parked",
   "settle-parked": "settle-parked",
+  prune: "prune",
 };
 
 export class Hits {
@@ -68,9 +69,15 @@ export class Hits {
     this.#armed.push(fault);
   }
 
-  /** Nothing goes wrong any more. */
-  disarm(): void {
-    this.#armed.length = 0;
+  /**
+   * Nothing goes wrong any more, or nothing at this step. What waits for a message that is tried alone
+   * goes on waiting: until one is, so many processes have ended that all others are mended by then.
+   */
+  disarm(step: Step | null = null): void {
+    const left = this.#armed.filter((fault) => {
+      return step === null ? fault.act === "commit-lost" : fault.step !== step;
+    });
+    this.#armed.splice(0, Number.POSITIVE_INFINITY, ...left);
   }
 
   readonly publishing = (records: readonly OutgoingRecord[], place: number): void => {
@@ -99,6 +106,10 @@ export class Hits {
         return { delayMs: fault.ms };
       case "freeze-after":
         this.#freeze(worker, fault.ms);
+        return null;
+      case "commit-lost":
+        // Of the chunk behind it.
+        this.arm({ ...fault, step: "commit", act: "request-lost" });
         return null;
       case "request-lost":
       case "reply-lost":

@@ -72,11 +72,13 @@ export class ParkedWatch {
   readonly #turnOf = new WeakMap<MemoryTx, Turn>();
   /** By row. */
   readonly #endedTurns = new Map<string, number>();
-  /** Processes that ended while they tried a message alone, by partition and offset. */
-  readonly #endedTries = new Map<string, number>();
+  /** Claims whose process ended while it tried a message alone, by partition and offset. */
+  readonly #endedTries = new Map<string, Set<string>>();
   readonly #killed = new Map<string, number>();
   /** Processes that ended, or stood still: what they had sent may arrive later. */
   readonly #ended = new Set<string>();
+  /** Those of them that have not gone on. */
+  readonly #away = new Set<string>();
 
   constructor(world: World) {
     this.#world = world;
@@ -149,14 +151,25 @@ export class ParkedWatch {
    */
   ending(worker: string, holders: ReadonlyMap<string, string | null>): void {
     this.#ended.add(worker);
+    this.#away.add(worker);
     for (const row of this.#world.rowsOf("parked") as readonly StoredParked[]) {
       const turn = row.token === null ? undefined : this.#turns.get(row.token);
       if (turn?.client === worker) count(this.#endedTurns, turn.row);
     }
     for (const { partition, token, trying } of this.#world.committed().values()) {
-      const own = token !== null && holders.get(token) === worker;
-      if (own && trying !== null) count(this.#endedTries, `${partition}@${trying.offset}`);
+      if (token !== null && holders.get(token) === worker) this.#endedTry(partition, token, trying);
     }
+  }
+
+  /** A process that stood still goes on: what it tries from now on it can say itself. */
+  thawing(worker: string): void {
+    this.#away.delete(worker);
+  }
+
+  #endedTry(partition: number, token: string | null, trying: StoredPosition["trying"]): void {
+    if (token === null || trying === null) return;
+    const at = `${partition}@${trying.offset}`;
+    this.#endedTries.set(at, (this.#endedTries.get(at) ?? new Set()).add(token));
   }
 
   /** Every message that was ever parked. */
@@ -178,11 +191,10 @@ export class ParkedWatch {
   }
 
   #committed(transaction: OpenTransaction, client: string | null): void {
-    if (client !== null && this.#ended.has(client)) {
-      for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
-        const { partition, trying } = row as StoredPosition;
-        if (trying !== null) count(this.#endedTries, `${partition}@${trying.offset}`);
-      }
+    for (const { row } of transaction.changes.get("partitions")?.values() ?? []) {
+      const { partition, token, trying } = row as StoredPosition;
+      if (client !== null && this.#away.has(client)) this.#endedTry(partition, token, trying);
+      if (trying !== null) this.#tries(partition, trying);
     }
     const died: string[] = [];
     for (const [name, { row }] of transaction.changes.get("parked") ?? []) {
@@ -202,10 +214,19 @@ export class ParkedWatch {
     }
   }
 
+  /** Of the claims that are held against a message, all but the one at hand have ended with it. */
+  #tries(partition: number, { offset, claims }: NonNullable<StoredPosition["trying"]>): void {
+    const before = this.#world.committed().get(partition)?.trying;
+    if (before?.offset === offset && before.claims >= claims) return;
+    const ended = this.#endedTries.get(`${partition}@${offset}`)?.size ?? 0;
+    if (claims - 1 <= ended || Number.isFinite(this.#world.restoredAt)) return;
+    this.found.overcounted.push(`${partition}@${offset}: ${claims} claims, ${ended} ended`);
+  }
+
   #parked(row: StoredParked, transaction: OpenTransaction): void {
     this.#write(transaction, "parked", messageOf(row));
     const at = `${row.partition}@${row.record.offset}`;
-    if (row.error?.code === kills && (this.#endedTries.get(at) ?? 0) < endsMin) {
+    if (row.error?.code === kills && (this.#endedTries.get(at)?.size ?? 0) < endsMin) {
       this.found.condemned.push(`${messageOf(row)} at ${at}`);
     }
     const blocked = this.#world.blocked.get(at) ?? 0;

@@ -2,6 +2,7 @@
 // time. Values only, so that a failing plan can be printed, cut down and run again.
 
 import { manualClock } from "@oncebox/testing";
+import { type Forgetting, forgettingOf } from "./long-stop.ts";
 
 /** Where messages come from. `log`: other producers write into the topic; `outbox`: our own do. */
 export type Source = "outbox" | "log";
@@ -22,6 +23,7 @@ export const databaseSteps = [
   "open-parked",
   "handle-parked",
   "settle-parked",
+  "prune",
 ] as const;
 export const commitSteps = ["commit", "commit-parked", "app-commit"] as const;
 export const brokerSteps = ["batch", "group-commit", "publish"] as const;
@@ -39,6 +41,7 @@ export type StepAct =
   | "request-lost"
   | "reply-lost"
   | "late"
+  | "commit-lost"
   | "deadlock"
   | "lock-timeout"
   | "unavailable"
@@ -64,13 +67,14 @@ export const actsAt: Readonly<Record<Step, readonly StepAct[]>> = {
   lease: [...processActs, "request-lost", "reply-lost", "unavailable"],
   read: [...processActs, "request-lost", "reply-lost"],
   settle: [...processActs, "request-lost", "reply-lost", "deadlock"],
-  "note-claim": [...processActs, "request-lost", "reply-lost"],
+  "note-claim": [...processActs, "request-lost", "reply-lost", "commit-lost"],
   probe: [...processActs, "request-lost", "reply-lost", "unavailable"],
   park: [...processActs, "request-lost", "reply-lost", "deadlock"],
   "take-parked": [...processActs, "request-lost", "reply-lost", "unavailable"],
   "open-parked": [...processActs, "request-lost", "reply-lost", "deadlock", "lock-timeout"],
   "handle-parked": [...processActs, "request-lost", "reply-lost", "deadlock", "lock-timeout"],
   "settle-parked": [...processActs, "request-lost", "reply-lost", "unavailable"],
+  prune: [...processActs, "request-lost", "reply-lost", "deadlock", "unavailable"],
   commit: [...processActs, "request-lost", "reply-lost", "late"],
   "commit-parked": [...processActs, "request-lost", "reply-lost", "late"],
   "app-commit": ["request-lost", "reply-lost", "late"],
@@ -130,7 +134,7 @@ export type Fault =
       readonly ms: number;
     };
 
-export interface Plan {
+export interface Plan extends Forgetting {
   readonly seed: number;
   readonly source: Source;
   /** Whether messages carry ids. Without them the fence alone protects; nothing is sent twice then. */
@@ -145,6 +149,8 @@ export interface Plan {
   readonly spanMs: number;
   /** Share of messages that another producer writes twice. */
   readonly repeats: number;
+  /** Share of messages that it writes again long after. */
+  readonly lateRepeats: number;
   /** Share of messages written in a transaction, half of which are aborted. */
   readonly transactional: number;
   /** Share of messages whose handler throws: for a while, or until it is mended. */
@@ -272,6 +278,8 @@ export function planOf(seed: number): Plan {
   const parks = settings.failing > 0 && parking.onFailure === "park";
   const steps = (Object.keys(actsAt) as Step[]).filter(
     (step) =>
+      // Drawn below, where ids are forgotten.
+      step !== "prune" &&
       // What needs something parked, where something is: and then often.
       chance(parkedSteps.has(step) ? 0.9 : 0.6) &&
       (source === "outbox" || step !== "app-commit") &&
@@ -292,11 +300,35 @@ export function planOf(seed: number): Plan {
   });
   const hanging = chance(0.2) ? 0.05 : 0;
   const replaced = drawn.some(({ act }) => act === "replacement");
-  const faults = drawn.filter(({ act }) => !replaced || !hidesReplacement.has(act as TimedAct));
+  const forgetting = forgettingOf(settings, { whole, chance, pick });
+  // A first one that is lost would leave its repeat behind its successors.
+  const repeating = forgetting.stop !== null && source === "log" && chance(0.7);
+  const restored = drawn.some(({ act }) => act === "restore");
+  // So would one that retention takes, once handled, where the position is set back afterwards.
+  const losesRepeated = (act: Fault["act"]) =>
+    needsIds.has(act as TimedAct) || (restored && (act === "retention" || act === "compaction"));
+  const faults = drawn.filter(({ act }) => {
+    if (repeating && losesRepeated(act)) return false;
+    return !replaced || !hidesReplacement.has(act as TimedAct);
+  });
   // Below a position that a seek left, an early commit is taken for the time before (decision 0019).
   const sought = faults.some(({ act }) => needsIds.has(act as TimedAct));
+  if (forgetting.stop !== null) {
+    for (let more = whole(0, 2); more > 0; more -= 1) {
+      const common = { at: whole(0, spanMs), worker: whole(0, workers - 1), ms: whole(1, 9_000) };
+      faults.push({ ...common, step: "prune", act: pick(actsAt.prune) });
+    }
+  }
+  if (parking.onFailure === "park" && parking.killing > 0 && chance(0.6)) {
+    // What is tried alone seldom meets anything else: its claim is given up by who lives.
+    for (let more = 2 * workers; more > 0; more -= 1) {
+      const common = { at: whole(0, spanMs), worker: more % workers, ms: whole(1, 9_000) };
+      faults.push({ ...common, step: "note-claim", act: "commit-lost" });
+    }
+  }
   return {
-    ...{ ...settings, ...parking, hanging },
+    ...{ ...settings, ...parking, ...forgetting, hanging },
+    lateRepeats: repeating ? 0.4 : 0,
     // Beside others it would also commit what they have half done.
     committing: sought || parking.ordering === "key" ? 0 : settings.committing,
     transactional: replaced ? 0 : settings.transactional,

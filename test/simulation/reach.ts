@@ -1,5 +1,6 @@
 // Owns the count of what the faults have hit: a fault that never reaches its step proves nothing.
 
+import { standings } from "./long-stop.ts";
 import type { Told } from "./main.ts";
 import { actsAt, type Step, timedActs } from "./plan.ts";
 
@@ -7,6 +8,7 @@ import { actsAt, type Step, timedActs } from "./plan.ts";
 const cells: readonly string[] = [
   ...Object.entries(actsAt).flatMap(([step, acts]) => acts.map((act) => `${step}/${act}`)),
   ...timedActs.flatMap((act) => [`${act}/busy`, `${act}/idle`]),
+  ...standings.map((how) => `long-stop/${how}`),
 ];
 
 export class Reach {
@@ -32,7 +34,7 @@ export class Reach {
   }
 
   table(): string {
-    const rows = [...(Object.keys(actsAt) as Step[]), "at a time"].map((row) => {
+    const rows = [...(Object.keys(actsAt) as Step[]), "long-stop", "at a time"].map((row) => {
       const own = cells.filter((cell) => {
         return row === "at a time" ? /\/(busy|idle)$/.test(cell) : cell.startsWith(`${row}/`);
       });

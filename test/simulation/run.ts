@@ -5,6 +5,8 @@ import type { BrokerProducer, ParkedTurn } from "@oncebox/core";
 import type { MemoryTx } from "@oncebox/testing";
 import { Happenings } from "./happenings.ts";
 import { Hits } from "./hits.ts";
+import { IdWatch } from "./ids.ts";
+import { clockTime, type LongStop, stretchMs } from "./long-stop.ts";
 import { Manners } from "./manners.ts";
 import { Operations } from "./operations.ts";
 import { ParkedWatch } from "./parked.ts";
@@ -46,6 +48,8 @@ const ofKafka: ReadonlySet<string> = new Set([
 const livenessTicks = 600;
 const followTicks = 40;
 const stopTicks = 40;
+/** Within so long a walk over ids begins, mostly. */
+const walkMs = 1_000;
 const actEveryTicks = 4;
 /** Of a process that ended, until another one knows. */
 const endedMs = 10_000;
@@ -74,6 +78,7 @@ class Run {
   readonly #happenings: Happenings;
   readonly #quirks: Quirks;
   readonly #parked: ParkedWatch;
+  readonly #ids: IdWatch;
   readonly #operations: Operations;
   /** What found nothing to do it to yet. */
   readonly #early: Fault[] = [];
@@ -86,6 +91,7 @@ class Run {
     this.#manners = new Manners(world);
     this.#quirks = new Quirks(plan, world.clock.random);
     this.#parked = new ParkedWatch(world);
+    this.#ids = new IdWatch(world);
     const listener = {
       event: (worker: string, event: Parameters<Witness["event"]>[1]) => {
         world.trace.event(worker, event);
@@ -114,7 +120,10 @@ class Run {
       publishing: (records: Parameters<Hits["publishing"]>[0], place: number) =>
         this.#hits.publishing(records, place),
       leaving: (worker: string) => this.#manners.leaving(worker),
-      thawing: (worker: string) => this.#manners.thawing(worker),
+      thawing: (worker: string) => {
+        this.#manners.thawing(worker);
+        this.#parked.thawing(worker);
+      },
       endingEarly: (worker: string, partition: number, tx: MemoryTx) => {
         // That of a parked message is no chunk's.
         if (!this.#parked.isTurn(tx)) this.#manners.endingEarly(worker, partition);
@@ -147,26 +156,29 @@ class Run {
     this.#quirks.heal();
     this.#operations.heal();
     await this.#liveness();
-    await this.#stop();
+    await this.#end();
     return judge(this.world, this.#witness, {
       sources: this.#sources,
       happenings: this.#happenings,
       manners: this.#manners,
       parked: this.#parked,
+      ids: this.#ids,
     });
   }
 
   async #faultyPhase(): Promise<void> {
     const { clock } = this.world;
+    const { spanMs, stop } = this.#plan;
     const faults = [...this.#plan.faults];
-    for (let tick = 1; clock.now() < this.#plan.spanMs; tick += 1) {
-      const until = Math.min(tick * tickMs, this.#plan.spanMs);
+    for (let tick = 1; (tick - 1) * tickMs < spanMs; tick += 1) {
+      this.#stop((tick - 1) * tickMs);
+      const until = Math.min(tick * tickMs, spanMs);
       while (faults[0] !== undefined && faults[0].at < until) {
         const fault = faults.shift() as Fault;
-        await clock.advance(Math.max(0, fault.at - clock.now()));
+        await clock.advance(Math.max(0, clockTime(stop, fault.at) - clock.now()));
         this.#fault(fault);
       }
-      await clock.advance(Math.max(0, until - clock.now()));
+      await clock.advance(Math.max(0, clockTime(stop, until) - clock.now()));
       this.#tick(tick);
     }
     for (let more = 0; this.fired.length < faultsMin; more += 1) {
@@ -175,6 +187,35 @@ class Run {
       await clock.advance(tickMs);
     }
     while (this.world.trace.lines < stepsMin) await clock.advance(tickMs);
+  }
+
+  /** The long stop begins, or ends. */
+  #stop(at: number): void {
+    const { stop } = this.#plan;
+    if (stop === null) return;
+    if (at === stop.at - walkMs) this.#stopWalks(stop);
+    if (at === stop.at) {
+      this.#hits.disarm("prune");
+      this.#manners.troubled(stop.ms);
+      this.world.trace.note("fault", `long stop ${stop.how.join(" ")} ${stop.ms}`);
+      for (const worker of this.#workers) {
+        const how = stop.how[worker.place] ?? "kill";
+        worker.hold(how);
+        this.fired.push(`long-stop/${how}`);
+      }
+    }
+    if (at !== stop.at + stretchMs) return;
+    this.world.trace.note("fault", "long stop is over");
+    for (const worker of this.#workers) worker.letGo();
+  }
+
+  /** From its next walk on it stands still, and the statement that it was about to send is sent after. */
+  #stopWalks({ ms, how }: LongStop): void {
+    for (const [worker, each] of how.entries()) {
+      if (each !== "mid-walk") continue;
+      const common = { at: this.world.clock.now(), worker, ms: ms + walkMs };
+      this.#hits.arm({ ...common, step: "prune", act: "freeze-before" });
+    }
   }
 
   #fault(fault: Fault): void {
@@ -230,7 +271,7 @@ class Run {
     });
   }
 
-  async #stop(): Promise<void> {
+  async #end(): Promise<void> {
     for (const worker of this.#workers) worker.end();
     for (let tick = 0; tick < stopTicks; tick += 1) {
       if (this.#workers.every(({ down }) => down)) break;

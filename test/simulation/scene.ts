@@ -3,14 +3,18 @@
 
 import { randomUUID } from "node:crypto";
 import {
+  type BrokerRecord,
   type OnceboxEvent,
   type OutgoingRecord,
   type ParkedTurn,
   PositionError,
+  type RecordRef,
+  sha256First16,
 } from "@oncebox/core";
 import { memoryStorage } from "@oncebox/testing";
 import { Happenings } from "./happenings.ts";
 import { Hits } from "./hits.ts";
+import { IdWatch } from "./ids.ts";
 import { Manners } from "./manners.ts";
 import { ParkedWatch } from "./parked.ts";
 import { type Plan, planOf } from "./plan.ts";
@@ -36,6 +40,7 @@ export class Scene {
   readonly manners: Manners;
   readonly happenings: Happenings;
   readonly parked: ParkedWatch;
+  readonly ids: IdWatch;
   readonly #sources: Sources;
   readonly #storages;
 
@@ -45,6 +50,7 @@ export class Scene {
     const { world } = this;
     this.manners = new Manners(world);
     this.parked = new ParkedWatch(world);
+    this.ids = new IdWatch(world);
     const worker = new Worker(0, world, {} as ConstructorParameters<typeof Worker>[2]);
     this.happenings = new Happenings(world, [worker]);
     this.#sources = new Sources(world);
@@ -124,15 +130,46 @@ export class Scene {
   async park(error: string | null = "handler-failed", attempts = 1): Promise<void> {
     if (this.#claim === null) throw new Error("nobody has claimed");
     const { offset } = this.write(2);
-    const [record] = this.world.outside.admin.stored(orders.name).slice(-1);
-    if (record === undefined) throw new Error("it was just written");
+    const record = this.#newest();
     const { key, value, headers, timestamp } = record;
-    const chunk = await this.done(this.#storages[holder].open(this.#claim, []));
+    const chunk = await this.done(this.#storages[holder].open(this.#claim, [refOf(record, 2)]));
     const told = error === null ? null : { code: error, text: "it failed" };
     const stored = { offset, key, value, headers, timestamp };
     const state = "waiting" as const;
     const toPark = [{ record: stored, state, attempts, afterMs: 0, error: told }];
     await this.done(chunk.commit(offset + 1n, noMark, toPark));
+  }
+
+  #newest() {
+    const [record] = this.world.outside.admin.stored(orders.name).slice(-1);
+    if (record === undefined) throw new Error("nothing was written");
+    return record;
+  }
+
+  /** A message is written. What is returned has it handled, and its id known from then on. */
+  send(number: number): () => Promise<void> {
+    const { offset } = this.write(number);
+    const record = this.#newest();
+    return async () => {
+      if (this.#claim === null) throw new Error("nobody has claimed");
+      this.say(holder, opening(Number(offset) + 1));
+      const ref = refOf(record, number);
+      const chunk = await this.done(this.#storages[holder].open(this.#claim, [ref]));
+      const isNew = chunk.recorded[0] === "new";
+      await this.done(chunk.commit(offset + 1n, noMark));
+      const order = { id: `m${number}`, key: "k", sequence: number };
+      if (isNew) await this.#leave({ ...order, partition: 0, offset });
+    };
+  }
+
+  /** All ids are deleted. */
+  forget(): void {
+    const { tables } = this.world.database;
+    const transaction = tables.begin("forgetting");
+    for (const [name] of tables.entries(transaction, "ids")) {
+      tables.write(transaction, "ids", name, undefined);
+    }
+    tables.commit(transaction);
   }
 
   /** It failed where its partition waited for it, so often. */
@@ -165,12 +202,25 @@ export class Scene {
     await this.done(this.#storages[other].changeParked({ action: "skip", filter, page, audit }));
   }
 
-  /** The next message is tried alone, and a process that does so ends. */
-  async endWhileTrying(): Promise<void> {
+  /** The next message is tried alone. */
+  async tryAlone(): Promise<void> {
     if (this.#claim === null) throw new Error("nobody has claimed");
     const note = { kind: "trying", offset: 1n } as const;
     await this.done(this.#storages[holder].noteClaim(this.#claim, note));
+  }
+
+  /** And a process that does so ends. */
+  async endWhileTrying(): Promise<void> {
+    await this.tryAlone();
     this.parked.ending(holder, this.manners.holders);
+  }
+
+  /** The partition is claimed anew; by one that gave it up before, and said so, or did not. */
+  async claimAgain({ left }: { readonly left: boolean }): Promise<void> {
+    if (this.#claim === null) throw new Error("nobody has claimed");
+    const storage = this.#storages[holder];
+    if (left) await this.done(storage.noteClaim(this.#claim, { kind: "left" }));
+    this.#claim = await this.done(storage.claim({ ...at, owner: holder }, 1_000));
   }
 
   async take(worker: typeof holder | typeof other) {
@@ -255,10 +305,19 @@ export class Scene {
   }
 
   found(): Readonly<Record<string, readonly string[]>> {
-    const { world, witness, manners, happenings, parked } = this;
-    const judged = { sources: this.#sources, happenings, manners, parked };
+    const { world, witness, manners, happenings, parked, ids } = this;
+    const judged = { sources: this.#sources, happenings, manners, parked, ids };
     return Object.fromEntries(judge(world, witness, judged));
   }
+}
+
+/** By which a message of this number is known. */
+function refOf(
+  { offset, timestamp, key }: Pick<BrokerRecord, "offset" | "timestamp" | "key">,
+  number: number,
+): RecordRef {
+  const id = sha256First16(encoder.encode(`m${number}`));
+  return { offset, timestamp, checksum: number, source: orders.name, id, key };
 }
 
 export function opening(messages: number): OnceboxEvent & { type: "inbox.chunk-opening" } {

@@ -7,6 +7,7 @@ import { databaseBugs } from "./seeded-database.ts";
 import { inboxBugs } from "./seeded-inbox.ts";
 import { outboxBugs } from "./seeded-outbox.ts";
 import { parkingBugs } from "./seeded-parking.ts";
+import { pruningBugs } from "./seeded-pruning.ts";
 
 export const seededBugs: readonly SeededBug[] = [
   ...databaseBugs,
@@ -14,4 +15,5 @@ export const seededBugs: readonly SeededBug[] = [
   ...brokerBugs,
   ...outboxBugs,
   ...parkingBugs,
+  ...pruningBugs,
 ];

@@ -52,7 +52,7 @@ export const databaseBugs: readonly SeededBug[] = [
     replace: inFile(chunk, [firstLook, ""], [secondLook, "if (!row) throw claimLost(claim);"]),
     without: noComparison,
     finds: ["strayCommit"],
-    seed: 5,
+    seed: 4,
     real: "I2: a chunk is opened under any claim",
   },
   {

@@ -36,7 +36,7 @@ export const outboxBugs: readonly SeededBug[] = [
     ]),
     without: noSweep,
     finds: ["unpublished"],
-    seed: 14,
+    seed: 28,
     real: "O3: the highest settled position is taken for a floor",
   },
   {
@@ -84,7 +84,7 @@ export const outboxBugs: readonly SeededBug[] = [
       'return lane.state === "active" && now >= 0;',
     ]),
     finds: ["strayPublish"],
-    seed: 94,
+    seed: 21,
     real: "are not sent when their lease is too short for a publish (A5)",
   },
   {
@@ -140,6 +140,6 @@ export const outboxBugs: readonly SeededBug[] = [
     ]),
     without: noSweep,
     finds: ["unpublished"],
-    seed: 208,
+    seed: 767,
   },
 ];

@@ -123,7 +123,7 @@ const effectBugs: readonly SeededBug[] = [
       ["if (transaction !== this.#begun) throw endedEarly(doing);", ""],
     ),
     finds: ["doubled", "parkedAstray"],
-    seed: 52,
+    seed: 244,
   },
   {
     name: "parked row deleted before its redrive",
@@ -166,7 +166,7 @@ const effectBugs: readonly SeededBug[] = [
     why: "A turn that another has by then writes no letter.",
     replace: inFile(verbs, ["if (held) enqueueRows(", "enqueueRows("]),
     finds: ["unlettered"],
-    seed: 137,
+    seed: 440,
     real: "I6 a turn that is held no more leaves no letter",
   },
   {
@@ -230,12 +230,33 @@ const blameBugs: readonly SeededBug[] = [
   {
     name: "a claim given up alive counts as dead",
     why: "Whoever gives up a claim says that it lives: rebalances are not taken for messages that kill.",
-    replace: inFile(claim, [
-      'await Promise.allSettled([storage.noteClaim(claim, { kind: "left" })]);',
-      "",
-    ]),
+    replace: inFile(claim, ['[storage.noteClaim(claim, { kind: "left" })]', "[Promise.resolve()]"]),
     finds: ["falseAlarm", "condemned"],
-    seed: 50,
+    seed: 37,
+  },
+  {
+    name: "an innocent claim counted",
+    why: "Whoever gives up a claim alive takes it back from the message that it tried under it.",
+    replace: inFile(`${folder}/partitions.ts`, [
+      "if (row.trying === null || row.trying.epoch !== epoch) return",
+      "if (row.trying === null || row.epoch >= epoch) return",
+    ]),
+    finds: ["overcounted", "condemned"],
+    seed: 37,
+  },
+  {
+    name: "claimed anew before the last claim is given back",
+    why: "What a process says of a claim comes before its next one, which would find it counted.",
+    replace: inFile(claim, ["await context.left.said();", ""]),
+    finds: ["overcounted", "condemned"],
+    seed: 288,
+  },
+  {
+    name: "a try behind a commit is not taken back",
+    why: "What is written down under a claim that has moved the position is held against its message.",
+    replace: inFile(`${core}/inbox/partition.ts`, ["if (cut.careful) this.#moved = false;", ""]),
+    finds: ["overcounted", "condemned"],
+    seed: 476,
   },
   {
     name: "condemned after one process",

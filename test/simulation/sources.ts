@@ -5,6 +5,7 @@
 import { CommitUnknownError, createOutbox, laneOf } from "@oncebox/core";
 import { type MemoryBroker, type MemoryStorage, memoryStorage } from "@oncebox/testing";
 import type { Intent } from "../fixtures/checker.ts";
+import { clockTime, repeatAt } from "./long-stop.ts";
 import { keysMax, needsIds, type Plan, partitionsMax, type TimedAct } from "./plan.ts";
 import { invoices, type Order, orders, type World } from "./world.ts";
 
@@ -45,7 +46,8 @@ export class Sources {
   start(): void {
     const { plan, clock, outside } = this.#world;
     keyNames ??= keysOf(outside);
-    const sending = [...dispatches(plan, keyNames, clock.random), ...this.#lasts()];
+    const first = dispatches(plan, keyNames, clock.random);
+    const sending = [...withRepeats(plan, first, clock.random), ...this.#lasts()];
     const byKey = new Map<string, Dispatch[]>();
     for (const each of sending) byKey.set(each.key, [...(byKey.get(each.key) ?? []), each]);
     const send = plan.source === "outbox" ? this.#place : this.#write;
@@ -81,7 +83,7 @@ export class Sources {
         const at = outside.partitionOf(encoder.encode(key), "", plan.partitions);
         if (at === partition) break;
       }
-      const at = plan.spanMs + lastAfterMs;
+      const at = clockTime(plan.stop, plan.spanMs) + lastAfterMs;
       const order = { id: `last ${partition}`, key, sequence: 1 };
       return { ...order, at, repeated: false, transaction: null };
     });
@@ -184,9 +186,24 @@ function dispatches(
       const inTransaction = random() < transactional;
       const transaction = random() < 0.5 ? ("aborted" as const) : ("committed" as const);
       return {
-        ...{ id: `m${place}`, key, sequence, at },
+        ...{ id: `m${place}`, key, sequence, at: clockTime(plan.stop, at) },
         repeated: random() < repeats,
         transaction: inTransaction ? transaction : null,
       };
     });
+}
+
+/** What a producer sends again long after; of one whose transaction was aborted nothing is left. */
+function withRepeats(
+  plan: Plan,
+  dispatched: readonly Dispatch[],
+  random: () => number,
+): readonly Dispatch[] {
+  if (plan.lateRepeats === 0) return dispatched;
+  const again = dispatched
+    .filter(({ transaction }) => transaction !== "aborted" && random() < plan.lateRepeats)
+    .map((each): Dispatch => {
+      return { ...each, at: repeatAt(plan, each.at, random), repeated: false, transaction: null };
+    });
+  return [...dispatched, ...again].sort((a, b) => a.at - b.at);
 }

@@ -211,12 +211,15 @@ const parkedOutcomes: Outcomes<keyof typeof parkedManners> = {
   condemned: {
     bad: async (scene) => {
       scene.failed(1);
+      // One process, however often it tries.
+      await scene.endWhileTrying();
       await scene.endWhileTrying();
       await scene.park(killing);
     },
     good: async (scene) => {
       scene.failed(1);
       await scene.endWhileTrying();
+      await scene.claimAgain({ left: false });
       await scene.endWhileTrying();
       await scene.park(killing);
     },

@@ -20,6 +20,7 @@ import {
 } from "../fixtures/checker.ts";
 import { PlannedFailure } from "./handler.ts";
 import { type Happenings, recordsOf } from "./happenings.ts";
+import { type IdWatch, idManners } from "./ids.ts";
 import { type Manners, manners } from "./manners.ts";
 import { type ParkedWatch, parkedManners } from "./parked.ts";
 import type { Sources } from "./sources.ts";
@@ -40,7 +41,8 @@ export type Finding =
   | Anomaly
   | keyof typeof ownAnomalies
   | keyof typeof manners
-  | keyof typeof parkedManners;
+  | keyof typeof parkedManners
+  | keyof typeof idManners;
 
 /** A finding, and what was found. */
 export type Findings = ReadonlyMap<Finding, readonly string[]>;
@@ -153,6 +155,7 @@ export interface Judged {
   readonly happenings: Happenings;
   readonly manners: Manners;
   readonly parked: ParkedWatch;
+  readonly ids: IdWatch;
 }
 
 export function judge(world: World, witness: Witness, judged: Judged): Findings {
@@ -161,7 +164,7 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   const report = check(historyOf(world, witness, judged, effects));
   for (const [name, list] of Object.entries(report.found)) findings.set(name as Anomaly, list);
   if (world.plan.publishing) {
-    const published = check(invoiceHistory(world, effects, givenUp(judged)));
+    const published = check(invoiceHistory(world, effects, judged));
     for (const name of ["unpublished", "uncommitted", "disordered"] as const) {
       const own = published.found[name].map((line) => `invoice ${line}`);
       findings.set(name, [...(findings.get(name) ?? []), ...own]);
@@ -172,6 +175,9 @@ export function judge(world: World, witness: Witness, judged: Judged): Findings 
   }
   for (const name of Object.keys(parkedManners) as (keyof typeof parkedManners)[]) {
     findings.set(name, judged.parked.found[name]);
+  }
+  for (const name of Object.keys(idManners) as (keyof typeof idManners)[]) {
+    findings.set(name, judged.ids.found[name]);
   }
   findings.set("attemptSpent", witness.blamed);
   findings.set("floorAnomaly", witness.belowFloor);
@@ -198,7 +204,7 @@ function effectsOf({ database }: World): readonly Effect[] {
 function historyOf(
   world: World,
   witness: Witness,
-  { sources, happenings, parked }: Judged,
+  { sources, happenings, parked, ids }: Judged,
   effects: readonly Effect[],
 ): History {
   const { aborted, positions, plan } = world;
@@ -223,6 +229,7 @@ function historyOf(
     ...{ intents, committed, records, logEnds, effects, positions, gone, aborted },
     deliveries: witness.deliveries,
     parked: parked.history(),
+    forgotten: ids.history(),
     offsets: [...witness.pairs.values()],
   };
 }
@@ -233,11 +240,8 @@ function givenUp({ parked }: Judged): ReadonlySet<string> {
   return new Set(parked.history().flatMap(({ id, end }) => (end === null ? [] : [id])));
 }
 
-function invoiceHistory(
-  world: World,
-  effects: readonly Effect[],
-  left: ReadonlySet<string>,
-): History {
+function invoiceHistory(world: World, effects: readonly Effect[], judged: Judged): History {
+  const left = givenUp(judged);
   const records = recordsOf(world, invoices.name);
   const published = new Set(records.map(({ id }) => id));
   // What a handler has committed behind our back stays where its message is dead then or given up, and
@@ -247,7 +251,7 @@ function invoiceHistory(
   return {
     intents: owed.map(({ id, key, sequence }) => ({ id, key, sequence, state: "acknowledged" })),
     committed: owed.map(({ id }) => id),
-    records,
+    ...{ records, parked: judged.parked.history(), forgotten: judged.ids.history() },
     ...{ logEnds: [], deliveries: [], effects: [], positions: [], offsets: [] },
   };
 }

@@ -21,6 +21,7 @@ import {
   memoryProcess,
 } from "@oncebox/testing";
 import { type HandlerListener, handlerOf } from "./handler.ts";
+import type { Standing } from "./long-stop.ts";
 import { producerOfClients } from "./producer-clients.ts";
 import { consumerName, leaseDurationMs, lettersTopic, orders, type World } from "./world.ts";
 
@@ -68,6 +69,7 @@ export class Worker {
   #state: State = "down";
   #leaving = false;
   #over = false;
+  #held = false;
   readonly #skips = new Map<number, { readonly offset: bigint; readonly until: number }>();
 
   constructor(place: number, world: World, listener: Listener) {
@@ -96,7 +98,7 @@ export class Worker {
 
   /** Starts a process, and others until one has started: as whoever runs processes does. */
   start(): void {
-    if (this.#state !== "down" || this.#over) return;
+    if (this.#state !== "down" || this.#over || this.#held) return;
     this.#number += 1;
     this.#state = "running";
     const { name } = this;
@@ -116,6 +118,7 @@ export class Worker {
       ...common,
       ...{ name: consumerName, broker: this.#skipping(process), chunkSizeMax: plan.chunkSizeMax },
       ...{ handlerTimeoutMs: 2_000, redriveIntervalMs: 1_000 },
+      ...(plan.windowMs === null ? {} : { deduplicationWindowMs: plan.windowMs }),
     });
     const handler = handlerOf(name, this.#world, process, {
       ...this.#listener,
@@ -168,7 +171,7 @@ export class Worker {
   }
 
   thaw(): void {
-    if (this.#state !== "frozen") return;
+    if (this.#state !== "frozen" || this.#held) return;
     this.#state = "running";
     this.#listener.thawing(this.name);
     this.#process?.thaw();
@@ -181,6 +184,21 @@ export class Worker {
     this.#listener.leaving(this.name);
     const stopping = this.#stop().then(() => this.#startAfter(againMs));
     stopping.catch((error: unknown) => this.#listener.broke(error));
+  }
+
+  /** Nothing goes on here until it is let go. */
+  hold(how: Standing): void {
+    if (how === "kill") this.kill(0);
+    else if (how === "leave") this.leave();
+    this.#held = true;
+    // What stands still already stays like that; who leaves has its time for it.
+    if (!this.#leaving) this.freeze();
+  }
+
+  letGo(): void {
+    this.#held = false;
+    this.thaw();
+    this.start();
   }
 
   get down(): boolean {

@@ -2,7 +2,13 @@
 // memory, the topics, every value a partition's row has had, and the trace. Decides nothing.
 
 import { createHash } from "node:crypto";
-import { defineTopic, json, OnceboxError, type OnceboxEvent } from "@oncebox/core";
+import {
+  type BrokerRecord,
+  defineTopic,
+  json,
+  OnceboxError,
+  type OnceboxEvent,
+} from "@oncebox/core";
 import {
   type ManualClock,
   type MemoryBroker,
@@ -44,7 +50,7 @@ export interface StoredPosition extends Position {
   /** Another one with every claim and every seek. */
   readonly token: string | null;
   /** What is tried alone, written down before. */
-  readonly trying: { readonly offset: bigint } | null;
+  readonly trying: { readonly offset: bigint; readonly claims: number } | null;
 }
 
 export type Snapshot = ReturnType<MemoryDatabase["snapshot"]>;
@@ -69,6 +75,16 @@ interface TablesBehind {
 interface LogBehind {
   readonly epoch: number;
   readonly newLeader: () => void;
+  /** All that was not aborted. */
+  readonly stored: () => readonly BrokerRecord[];
+  readonly read: (
+    from: bigint,
+    limits: {
+      readonly recordsMax: number;
+      readonly bytesMax: number;
+      readonly uncommitted: boolean;
+    },
+  ) => { readonly records: readonly BrokerRecord[] } | null;
   readonly state: () => {
     readonly start: bigint;
     readonly end: bigint;

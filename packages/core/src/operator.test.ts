@@ -27,7 +27,7 @@ function scene(group: GroupState = { members: 0, offsets: [] }) {
     positions: async (consumer: string) => {
       const there = consumer === "billing";
       const groupId = there ? "shop" : null;
-      return { groupId, incarnation: "db-1", positions: there ? known : [] };
+      return { groupId, incarnation: "db-1", at: 0, positions: there ? known : [] };
     },
     seek: note("seek", ({ moves }: { moves: readonly object[] }) =>
       moves.map((move) => ({ ...move, from: 1n })),

@@ -10,6 +10,7 @@
  */
 import type { AuditEntry, Move, PartitionClaim } from "@oncebox/core";
 import { type LogColumns, logColumns } from "./claim-queries.ts";
+import { nowMs } from "./pruning-queries.ts";
 import { define, quoted, type Statement } from "./queries.ts";
 import { plainArray, textArray } from "./wire.ts";
 
@@ -17,6 +18,7 @@ import { plainArray, textArray } from "./wire.ts";
 export interface PositionRow extends LogColumns {
   readonly group_id: string | null;
   readonly incarnation: string;
+  readonly now: bigint;
   readonly topic: string | null;
   readonly partition: number;
   readonly next_offset: bigint;
@@ -80,7 +82,7 @@ const registeredText = (own: string) => `
 // Index: as above, by its first column. Locks nothing: each row is whole, and as it was committed.
 // COLLATE: the order must not depend on how a database was created.
 const positionsText = (own: string) => `
-  SELECT c.group_id, m.incarnation, p.topic, p.partition, p.next_offset, p.epoch, p.owner,
+  SELECT c.group_id, m.incarnation, ${nowMs} AS now, p.topic, p.partition, p.next_offset, p.epoch, p.owner,
     ${logColumns}
   FROM ${own}meta m
   LEFT JOIN ${own}consumers c ON c.name = $1

@@ -153,6 +153,7 @@ async function positions(
   return {
     groupId: first.group_id,
     incarnation: first.incarnation,
+    at: Number(first.now),
     positions: rows.flatMap((row) => {
       const { topic, partition, next_offset: nextOffset, epoch, owner } = row;
       if (topic === null) return [];

@@ -24,17 +24,18 @@ export interface PruningQueries {
 /** Rows of a page of 8 kB, about. The walk goes by pages: see below. */
 const rowsPerPage = 100;
 
-const nowMs = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+/** What the database's clock shows, in milliseconds since 1970. */
+export const nowMs = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
-// How far each partition has come, and the slowest; null is not known, and comes first. No least():
-// it would take null for nothing.
+// How far each partition has come, and the slowest; null is not known, and comes first. No least() of
+// what may be null: it would take that for nothing.
 const slowestText = (own: string) => `
   at AS MATERIALIZED (
     SELECT c.id AS consumer, ${nowMs} AS now FROM ${own}consumers c WHERE c.name = $1
   ), slowest AS MATERIALIZED (
     SELECT p.topic, p.partition, CASE
         WHEN p.next_offset = e.end_offset
-          AND (p.topic_id = nullif(e.topic_id, '')) IS NOT FALSE THEN at.now
+          AND (p.topic_id = nullif(e.topic_id, '')) IS NOT FALSE THEN least(at.now, $14::bigint)
         WHEN p.last_time BETWEEN 0 AND at.now THEN p.last_time
         WHEN p.last_time BETWEEN at.now AND at.now + $3 THEN at.now
       END AS come_to
@@ -91,7 +92,7 @@ export function pruningQueries(schema: string): PruningQueries {
   // Not prepared: what fits best depends on how many messages are parked.
   const prune = define("prune", pruneText(own), { prepare: false });
   return {
-    prune: ({ consumer, windowMs, aheadMsMax, ends, limit, from }) => {
+    prune: ({ consumer, windowMs, aheadMsMax, ends, askedAt, limit, from }) => {
       const place = from ?? "(0,0)";
       const [, page] = /^\((\d{1,10}),\d{1,5}\)$/.exec(place) ?? [];
       if (page === undefined) throw new RangeError(`no place of a walk over ids: ${place}`);
@@ -104,6 +105,7 @@ export function pruningQueries(schema: string): PruningQueries {
         plainArray(ends.map((end) => end.end)),
         ...[place, `(${behind},0)`, limit, behind, `${own}inbox_messages`],
         JSON.stringify(["oncebox", schema, consumer, "prune"]),
+        askedAt,
       );
     },
   };

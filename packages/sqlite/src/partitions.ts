@@ -11,6 +11,7 @@ import { claimLost, nameOf } from "./chunk.ts";
 import { type Access, reading, writing } from "./locking.ts";
 import {
   claimText,
+  clockText,
   consumerText,
   heldText,
   incarnationText,
@@ -142,11 +143,13 @@ export function heldAt(db: Database, claim: PartitionClaim): bigint | null {
 function positions(db: Database, name: string): Awaited<ReturnType<PartitionVerbs["positions"]>> {
   const consumer = one<{ id: bigint; group_id: string | null }>(db, consumerText, name);
   const meta = one<{ incarnation: string }>(db, incarnationText);
-  if (meta === undefined) throw new TypeError("oncebox_meta has no row");
+  const clock = one<{ now: bigint }>(db, clockText);
+  if (meta === undefined || clock === undefined) throw new TypeError("oncebox_meta has no row");
   const rows = consumer === undefined ? [] : all<PositionRow>(db, positionsText, consumer.id);
   return {
     groupId: consumer?.group_id ?? null,
     incarnation: meta.incarnation,
+    at: Number(clock.now),
     positions: rows.map((row) => {
       const { topic, next_offset: nextOffset, epoch, owner } = row;
       const partition = Number(row.partition);

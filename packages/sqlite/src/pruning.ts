@@ -5,7 +5,7 @@
 import type { LogEnd, Pruned, PruneRequest, PruningVerbs } from "@oncebox/core";
 import type { Database } from "better-sqlite3";
 import { type Access, reading, writing } from "./locking.ts";
-import { nowMs } from "./queries.ts";
+import { clockText, nowMs } from "./queries.ts";
 import { consumerId } from "./record-ids.ts";
 import { int, one, prepared } from "./statements.ts";
 
@@ -14,7 +14,7 @@ import { int, one, prepared } from "./statements.ts";
 const slowestText = `
   SELECT p.topic, p.partition, CASE
       WHEN p.next_offset = CAST(e.value ->> 'end' AS INTEGER)
-        AND coalesce(p.topic_id = (e.value ->> 'topicId'), 1) THEN ${nowMs}
+        AND coalesce(p.topic_id = (e.value ->> 'topicId'), 1) THEN min(${nowMs}, @askedAt)
       WHEN p.last_time BETWEEN 0 AND ${nowMs} THEN p.last_time
       WHEN p.last_time BETWEEN ${nowMs} AND ${nowMs} + @ahead THEN ${nowMs}
     END AS come_to
@@ -23,8 +23,6 @@ const slowestText = `
     ON e.value ->> 'topic' = p.topic AND e.value ->> 'partition' = p.partition
   WHERE p.consumer = @consumer
   ORDER BY come_to NULLS FIRST, p.topic, p.partition LIMIT 1`;
-
-const clockText = `SELECT ${nowMs} AS now`;
 
 // By primary key, from the place of the step before. The last id of this step; none: all that are left
 // belong to it.
@@ -88,12 +86,13 @@ export function pruningVerbs(access: Access): PruningVerbs {
 }
 
 function stepOf(db: Database, request: PruneRequest): Step {
-  const { consumer: name, windowMs, aheadMsMax, ends, limit, from } = request;
+  const { consumer: name, windowMs, aheadMsMax, ends, askedAt, limit, from } = request;
   const at = placeOf(from);
   const consumer = consumerId(db, name);
   if (consumer === null) return { values: null, next: null, before: null, slowest: null };
   const found = prepared(db, slowestText).get({
-    ...{ consumer, ahead: int(aheadMsMax), ends: JSON.stringify(ends.map(inJson)) },
+    ...{ consumer, ahead: int(aheadMsMax), askedAt: int(askedAt) },
+    ends: JSON.stringify(ends.map(inJson)),
   }) as SlowestRow | undefined;
   const slowest =
     found === undefined ? null : { topic: found.topic, partition: Number(found.partition) };

@@ -80,6 +80,8 @@ export const heldText = `
   SELECT p.next_offset FROM oncebox_inbox_partitions p JOIN oncebox_consumers c ON c.id = p.consumer
   WHERE c.name = ? AND p.topic = ? AND p.partition = ? AND p.token = ?`;
 
+export const clockText = `SELECT ${nowMs} AS now`;
+
 export const incarnationText = "SELECT incarnation FROM oncebox_meta";
 
 export const positionsText = `

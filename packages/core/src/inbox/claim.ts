@@ -3,6 +3,7 @@
  * takes, by itself; nothing is kept here.
  */
 import type { OnceboxError } from "../errors.ts";
+import { within } from "../ports/clock.ts";
 import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
 import { backoffMs, backoffs } from "../retry.ts";
 import { afterFailure, type Chunk, type ChunkOutcome } from "./chunk.ts";
@@ -13,7 +14,10 @@ import { type Cut, killerOf } from "./plan.ts";
 type Claiming = Pick<
   PartitionContext,
   "clock" | "observe" | "owner" | "claims" | "claimWaitMs" | "register"
-> & { readonly storage: Pick<PartitionContext["storage"], "claim" | "noteClaim"> };
+> & {
+  readonly storage: Pick<PartitionContext["storage"], "claim" | "noteClaim">;
+  readonly left: Pick<Leaving, "said">;
+};
 
 /** Claims, again and again; null once the signal is aborted. A claim won too late is given up at once. */
 export async function claimPartition(
@@ -28,6 +32,7 @@ export async function claimPartition(
     if (release === null) return null;
     const began = clock.now();
     try {
+      await context.left.said();
       const claim = await storage.claim({ ...ref, owner }, claimWaitMs);
       if (claim === null) {
         await context.register(ref.topic);
@@ -55,13 +60,52 @@ export async function claimPartition(
 
 /**
  * Says that this process lives though it gives up its claim: so that nobody takes rebalances and
- * outages for messages that kill. Nothing rests on it: it never rejects.
+ * outages for messages that kill. Nothing rests on it: it never rejects. Whether it was said.
  */
-export async function leave(
+async function leave(
   storage: Pick<PartitionContext["storage"], "noteClaim">,
   claim: PartitionClaim,
-): Promise<void> {
-  await Promise.allSettled([storage.noteClaim(claim, { kind: "left" })]);
+): Promise<boolean> {
+  const [said] = await Promise.allSettled([storage.noteClaim(claim, { kind: "left" })]);
+  return said.status === "fulfilled";
+}
+
+/** Claims that one worker gave up alive, one after another. */
+export interface Leaving {
+  readonly gaveUp: (claim: PartitionClaim) => void;
+  /**
+   * Until it was said of the last one; where the database was away, once more. Comes before the next
+   * claim, which would else find the own one before it counted. Ends after a second at the latest: a
+   * database that does not answer must not hold up a stop.
+   * Where an answer alone was lost it is said twice: that grants a message one more process.
+   */
+  readonly said: () => Promise<unknown>;
+}
+
+const leavingMaxMs = 1_000;
+
+export function leavings({
+  storage,
+  clock,
+}: Pick<PartitionContext, "clock"> & {
+  readonly storage: Pick<PartitionContext["storage"], "noteClaim">;
+}): Leaving {
+  let owed: PartitionClaim | null = null;
+  let saying: Promise<void> = Promise.resolve();
+  const say = async (): Promise<void> => {
+    const claim = owed;
+    if (claim !== null && (await leave(storage, claim)) && owed === claim) owed = null;
+  };
+  return {
+    gaveUp: (claim) => {
+      owed = claim;
+      saying = say();
+    },
+    said: () => {
+      saying = saying.then(say);
+      return within(clock, leavingMaxMs, saying, null);
+    },
+  };
 }
 
 type Looking = Pick<PartitionContext, "clock" | "database"> & {

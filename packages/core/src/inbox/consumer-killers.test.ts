@@ -1,6 +1,7 @@
 // What a consumer does with a claim that stalled again and again, and with one that it gives up alive.
 import { expect, it } from "vitest";
-import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
+import { CommitUnknownError } from "../errors.ts";
+import type { PartitionClaim, PartitionRef, RecordRef } from "../ports/storage.ts";
 import { makeConsumer, orders, reading, topicId } from "./consumer-scene.ts";
 
 const neighbour = { topic: orders.name, partition: 1 };
@@ -95,4 +96,65 @@ it("a database that does not take the note holds no stop up", async () => {
   await scene.advance(200);
   expect(ended).toBe(true);
   await stopped;
+});
+
+/** The processes before have died; the answers to these COMMITs, by their number, are lost. */
+async function losing(...commits: readonly number[]) {
+  const scene = await suspected();
+  const { claim, open } = scene.parts;
+  const said: string[] = [];
+  let number = 0;
+  const wins = scene.storage.claim as typeof claim;
+  scene.storage.claim = async (ref: PartitionRef) => {
+    said.push("claim");
+    return wins(ref);
+  };
+  const note = { answer: async (): Promise<void> => undefined };
+  scene.storage.noteClaim = async (_: PartitionClaim, { kind }: { kind: string }) => {
+    said.push(kind);
+    if (kind === "left") await note.answer();
+  };
+  scene.storage.open = async (held: PartitionClaim, records: readonly RecordRef[]) => {
+    const chunk = await open(held, records);
+    return {
+      ...chunk,
+      commit: async (...to: Parameters<typeof chunk.commit>) => {
+        number += 1;
+        if (commits.includes(number)) throw new CommitUnknownError("nobody knows");
+        await chunk.commit(...to);
+      },
+    };
+  };
+  return { ...scene, said, note };
+}
+
+it("what is said of a claim comes before the next one", async () => {
+  // Guards: the next claim finds the own one before it counted, and a message dies of two lost COMMITs.
+  const scene = await losing(1);
+  let answer = () => {};
+  scene.note.answer = () => new Promise((resolve) => (answer = resolve));
+  await scene.delivered();
+  expect(scene.said).toEqual(["trying", "left"]);
+  answer();
+  await scene.advance(0);
+  expect(scene.said).toEqual(["trying", "left", "claim"]);
+});
+
+it("and is said once more where the database was away, for a second at the most", async () => {
+  const scene = await losing(1);
+  scene.note.answer = async () => {
+    scene.note.answer = () => new Promise(() => {});
+    throw new Error("down");
+  };
+  await scene.delivered();
+  expect(scene.said).toEqual(["trying", "left", "left"]);
+  await scene.advance(1_000);
+  expect(scene.said).toEqual(["trying", "left", "left", "claim"]);
+});
+
+it("a claim under which a message is tried alone is told as given up, also behind a commit", async () => {
+  // Guards: the position has moved, and what is written down since stays held against its message.
+  const scene = await losing(2);
+  await scene.delivered(2);
+  expect(scene.said).toEqual(["trying", "trying", "left", "claim"]);
 });

@@ -64,8 +64,7 @@ async function walk(
   windowMs: number,
   stopping: AbortSignal,
 ): Promise<Pruned | null> {
-  const askedAt = clock.now();
-  const ends = await endsOf({ name: consumer, storage, broker });
+  const known = await endsOf({ name: consumer, storage, broker });
   const step = async (request: PruneRequest): Promise<Pruned | null> => {
     const release = await permits.acquire(stopping);
     return release === null ? null : storage.pruneIds(request).finally(release);
@@ -73,7 +72,7 @@ async function walk(
   let first: Pruned | null = null;
   let ids = 0;
   try {
-    const over = { consumer, windowMs, ends, askedAt };
+    const over = { consumer, windowMs, ...known };
     for await (const pruned of walkOverIds(over, { clock, stopping, step })) {
       first ??= pruned;
       ids += pruned.deleted;
@@ -87,14 +86,18 @@ async function walk(
 
 /**
  * Of all topics that the consumer was ever registered for. Where Kafka does not say, their partitions
- * count as far as their last record came.
+ * count as far as their last record came. What comes into the logs afterwards is not known, and a
+ * process may stand still for days before its next step: so when it was goes with it, by the clock of
+ * the database, and taken before Kafka is asked.
  */
 async function endsOf({
   name,
   storage,
   broker,
-}: Pick<PruningContext, "name" | "storage" | "broker">): Promise<readonly LogEnd[]> {
-  const { positions } = await storage.positions(name);
+}: Pick<PruningContext, "name" | "storage" | "broker">): Promise<
+  Pick<PruneRequest, "ends" | "askedAt">
+> {
+  const { positions, at: askedAt } = await storage.positions(name);
   const ends: LogEnd[] = [];
   for (const topic of new Set(positions.map((position) => position.topic))) {
     const found = await broker.offsets(topic, "latest").catch(() => null);
@@ -102,7 +105,7 @@ async function endsOf({
     const { topicId, offsets } = found;
     for (const [partition, end] of offsets) ends.push({ topic, topicId, partition, end });
   }
-  return ends;
+  return { ends, askedAt };
 }
 
 /** Once for each partition that holds pruning back, until another does or none. */

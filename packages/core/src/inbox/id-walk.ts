@@ -26,13 +26,13 @@ export const aWindowMs: Rule = integer(60_000, 100 * 366 * 86_400_000);
 export interface WalkedIds {
   readonly consumer: string;
   readonly windowMs: number;
-  /** Where the logs ended, and when that was asked, by the clock. */
+  /** Where the logs ended, and when that was asked, by the database's clock. */
   readonly ends: readonly LogEnd[];
   readonly askedAt: number;
 }
 
 export interface WalkSteps {
-  readonly clock: Pick<Clock, "now" | "sleep">;
+  readonly clock: Pick<Clock, "sleep">;
   /** Aborted: the step that is under way is the last one. */
   readonly stopping: AbortSignal | undefined;
   /** Null: it was not made, and no other follows. */
@@ -46,10 +46,8 @@ export async function* walkOverIds(
 ): AsyncGenerator<Pruned> {
   let from: string | null = null;
   do {
-    // What came into the logs since they were asked is not known: the window grows by that.
-    const wider = windowMs + marginMs + Math.ceil(clock.now() - askedAt);
-    const request = { consumer, ends, aheadMsMax, limit: stepSize, from, windowMs: wider };
-    const pruned: Pruned | null = await step(request);
+    const request = { consumer, ends, askedAt, aheadMsMax, limit: stepSize, from };
+    const pruned: Pruned | null = await step({ ...request, windowMs: windowMs + marginMs });
     if (pruned === null) return;
     yield pruned;
     from = pruned.next;

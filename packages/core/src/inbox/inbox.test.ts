@@ -87,7 +87,7 @@ describe("inbox.prune", () => {
     const asked: (PruneRequest & { readonly at: number })[] = [];
     const storage = {
       recordIds: async () => ["new"],
-      positions: async () => ({ groupId, incarnation: "", positions: [] }),
+      positions: async () => ({ groupId, incarnation: "", at: 0, positions: [] }),
       pruneIds: async (request: PruneRequest) => {
         asked.push({ ...request, at: clock.now() });
         const next = answers.shift() ?? {};

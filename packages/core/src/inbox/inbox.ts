@@ -124,7 +124,7 @@ async function pruned(
     signal: optional(having("an AbortSignal", "addEventListener")),
   });
   const { windowMs, signal: stopping } = options;
-  const { groupId } = await storage.positions(consumer);
+  const { groupId, at: askedAt } = await storage.positions(consumer);
   if (groupId !== null) {
     throw new ConfigurationError(
       "invalid-options",
@@ -134,7 +134,7 @@ async function pruned(
   let ids = 0;
   if (stopping?.aborted) return { ids };
   // Without partitions there is no log: what counts is the database's clock.
-  const over = { consumer, windowMs, ends: [], askedAt: clock.now() };
+  const over = { consumer, windowMs, ends: [], askedAt };
   const step = storage.pruneIds;
   for await (const { deleted } of walkOverIds(over, { clock, stopping, step })) ids += deleted;
   return { ids };

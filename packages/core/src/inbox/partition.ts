@@ -19,7 +19,7 @@ import type { FetchPosition } from "../ports/broker.ts";
 import { within } from "../ports/clock.ts";
 import type { PartitionClaim, PartitionRef } from "../ports/storage.ts";
 import type { Chunk, ChunkOutcome } from "./chunk.ts";
-import { claimPartition, goOnFrom, isHeld, leave, writtenDown } from "./claim.ts";
+import { claimPartition, goOnFrom, isHeld, leavings, writtenDown } from "./claim.ts";
 import { type GoOn, rewound } from "./lost-position.ts";
 import type { PartitionContext } from "./partition-context.ts";
 import {
@@ -41,8 +41,6 @@ import { type PartitionStatus, statusOf } from "./status.ts";
 
 /** From here on the wait after being fenced does not double any more. */
 const fencesMax = 5;
-/** For so long the end of a worker waits for what it says of its last claim. */
-const leavingMaxMs = 1_000;
 
 export class PartitionWorker {
   readonly ref: PartitionRef;
@@ -59,7 +57,7 @@ export class PartitionWorker {
   #nextOffset: bigint | null = null;
   #lastEpoch = 0n;
   #plan: Plan;
-  #leaving: Promise<unknown> = Promise.resolve();
+  readonly #left: ReturnType<typeof leavings>;
   #moved = false;
   /** Times that the claim was taken over in a row, without a commit in between. */
   #fences = 0;
@@ -75,6 +73,7 @@ export class PartitionWorker {
     this.#context = context;
     this.ref = ref;
     this.#plan = freshPlan(context.chunkSizeMax);
+    this.#left = leavings(context);
     this.#cut = AbortSignal.any([context.cut, this.#voided.signal]);
     this.done = this.#run();
   }
@@ -165,8 +164,7 @@ export class PartitionWorker {
       else await this.#workOrRecover(claim, chunk, cut);
     }
     this.#leave();
-    // A database that does not answer must not hold up a stop.
-    await within(this.#context.clock, leavingMaxMs, this.#leaving, null);
+    await this.#left.said();
   }
 
   /** What nobody expected (an adapter that breaks its promise) must not end the process. */
@@ -191,12 +189,13 @@ export class PartitionWorker {
   }
 
   async #claimNow(): Promise<void> {
-    const claim = await claimPartition(this.#context, this.ref, this.#ending.signal, (error) => {
+    const context = { ...this.#context, left: this.#left };
+    const claim = await claimPartition(context, this.ref, this.#ending.signal, (error) => {
       this.#lastError = error;
       if (error.code === "storage-unavailable") this.#context.database(error);
     });
     if (claim === null) return;
-    const { epoch, nextOffset } = claim;
+    const { epoch, nextOffset, stalledClaims: claims } = claim;
     const known = this.#nextOffset;
     // After an operator's seek it may lie anywhere.
     const sought = claim.soughtEpoch > this.#lastEpoch;
@@ -208,7 +207,6 @@ export class PartitionWorker {
     this.#moved = false;
     this.#plan = planOfClaim(this.#plan, claim, this.#context.chunkSizeMax);
     if (this.#plan.isolation !== null) {
-      const claims = claim.stalledClaims;
       this.#context.observe({ ...this.ref, type: "inbox.claims-stalled", claims });
     }
     this.#nextOffset = nextOffset;
@@ -232,12 +230,12 @@ export class PartitionWorker {
     this.#stolen = false;
   }
 
-  /** Given up alive. A claim that has moved the position counts for nothing any more. */
+  /** Given up alive. One that has moved the position, and tried nothing since, counts for nothing. */
   #leave(): void {
     const claim = this.#claim;
     if (claim === null || this.#moved) return;
     this.#moved = true;
-    this.#leaving = Promise.all([this.#leaving, leave(this.#context.storage, claim)]);
+    this.#left.gaveUp(claim);
   }
 
   /** The claim was taken over: by another consumer, or by an operator who moved the position. */
@@ -285,6 +283,8 @@ export class PartitionWorker {
     let outcome: ChunkOutcome | null;
     try {
       outcome = cut.careful ? await writtenDown(this.#context, claim, chunk, cut) : null;
+      // What was written down is held against the message until it is taken back.
+      if (cut.careful) this.#moved = false;
       outcome ??= await this.#runChunk(claim, chunk, cut);
     } finally {
       // What follows may wait long, and needs no permit.

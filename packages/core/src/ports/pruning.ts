@@ -23,8 +23,13 @@ export interface PruneRequest {
    * up to there it counts as that clock's, beyond it says nothing.
    */
   readonly aheadMsMax: number;
-  /** What is known of the ends; a partition that stands at its end is as late as the clock. */
+  /** What is known of the ends. */
   readonly ends: readonly LogEnd[];
+  /**
+   * The database's clock before the ends were asked for, in milliseconds since 1970: so late is a
+   * partition that stands at its end, however much later this comes.
+   */
+  readonly askedAt: number;
   /** How many ids are looked at, about, and how many are deleted at most. */
   readonly limit: number;
   /** `next` of the step before; null: from the first. */
@@ -47,10 +52,10 @@ export interface Pruned {
 export interface PruningVerbs {
   /**
    * I7. Deletes ids of the consumer that are older than the window. Each partition of the consumer has
-   * come to the time of its last handled record, never beyond the database's clock; to that clock where
-   * it stands at the end of its log (`ends`, of the same log); and nowhere where neither is known, or its
-   * last time is before 1970 or too far ahead: then nothing is deleted. The slowest counts, and without
-   * partitions the clock. Ids whose record is parked stay. One statement for `limit` ids: waits for
+   * come to the time of its last handled record, never beyond the database's clock; to `askedAt`, nor
+   * beyond that clock, where it stands at the end of its log (`ends`, of the same log); and nowhere where
+   * neither is known, or its last time is before 1970 or too far ahead: then nothing is deleted. The
+   * slowest counts, and without partitions the clock. Ids whose record is parked stay. One statement for `limit` ids: waits for
    * nobody, and holds nothing longer. Where an id is taken again meanwhile, it is new.
    */
   readonly pruneIds: (request: PruneRequest) => Promise<Pruned>;

@@ -107,6 +107,8 @@ export interface ConsumerPositions {
   /** The group bound to the consumer's name; null: the name is not known, or records ids only. */
   readonly groupId: string | null;
   readonly incarnation: string;
+  /** When that was, in milliseconds since 1970 by the database's clock. */
+  readonly at: number;
   /** By topic, then partition. */
   readonly positions: readonly PartitionPosition[];
 }

@@ -52,6 +52,7 @@ export function partitionVerbs(parts: StorageParts): PartitionVerbs {
         return {
           groupId: typeof bound === "string" ? bound : null,
           incarnation: database.incarnation,
+          at: Math.floor(database.clock.epochMs()),
           positions,
         };
       }),

@@ -52,15 +52,19 @@ interface Standing {
 
 function comeTo(
   { topic, partition, nextOffset, log }: PartitionRow,
-  { ends, aheadMsMax }: PruneRequest,
+  { ends, askedAt, aheadMsMax }: PruneRequest,
   now: bigint,
 ): bigint | null {
   const known = ends.find((each) => each.topic === topic && each.partition === partition);
   const sameLog = known?.topicId == null || log.topicId === null || known.topicId === log.topicId;
-  if (known?.end === nextOffset && sameLog) return now;
+  if (known?.end === nextOffset && sameLog) return earlier(BigInt(askedAt), now);
   const time = log.last?.timestamp ?? null;
   if (time === null || time < 0n || time > now + BigInt(aheadMsMax)) return null;
-  return time < now ? time : now;
+  return earlier(time, now);
+}
+
+function earlier(one: bigint, other: bigint): bigint {
+  return one < other ? one : other;
 }
 
 function isSlower({ comeTo: one }: Standing, than: Standing | null): boolean {

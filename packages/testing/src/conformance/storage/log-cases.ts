@@ -129,10 +129,12 @@ const lookCases: readonly StorageCase[] = [
       await storage.recordIds(own.tx, "shipping", [{ source: topic, id: id(0), checksum: null }]);
       await own.commit();
       const other = another();
-      const { incarnation, ...none } = await other.positions(consumer);
+      const { incarnation, at, ...none } = await other.positions(consumer);
       same(none, { groupId: null, positions: [] }, "the positions of an unknown consumer");
       const idsOnly = { groupId: null, incarnation, positions: [] };
-      same(await other.positions("shipping"), idsOnly, "those of one that records ids only");
+      const { at: later, ...shipping } = await other.positions("shipping");
+      same(shipping, idsOnly, "those of one that records ids only");
+      holds(at > 0 && later >= at, "the clock of the database must go on between two looks");
       const usual = { consumer, groupId, topicId: "an id", added: new Map<number, bigint>() };
       const start = new Map([10, 2].map((partition) => [partition, BigInt(partition)]));
       for (const each of ["b", "a", "Z"]) {

@@ -47,7 +47,7 @@ function idAt(partition: number, offset: number): Uint8Array {
 
 function step<Tx>(storage: Storage<Tx>, changes: Partial<PruneRequest> = {}): Promise<Pruned> {
   const usual = { consumer, windowMs, aheadMsMax: 3_600_000, ends: [], limit: 1_000, from: null };
-  return storage.pruneIds({ ...usual, ...changes });
+  return storage.pruneIds({ ...usual, askedAt: Number(year2100), ...changes });
 }
 
 type Walked = Omit<Pruned, "next"> & { readonly steps: number };
@@ -162,6 +162,21 @@ export const pruneCases: readonly StorageCase[] = [
         found.before !== null && found.before > day(400),
         "what may go must follow the database's clock where all was read",
       );
+    },
+  },
+  {
+    promise: "I7",
+    name: "the end of a log counts as far as when it was asked for, however late the step comes",
+    run: async ({ storage }) => {
+      await register(storage, 0n);
+      await handled(storage, 0, day(0), day(5));
+      const ends = [endOf(0, 2n)];
+      const { before, deleted } = await prune(storage, { ends, askedAt: Number(day(8)) });
+      same({ before, deleted }, { before: day(1), deleted: 1 }, "the answer to an old question");
+      const { at } = await storage.positions(consumer);
+      const found = await prune(storage, { ends, askedAt: at });
+      same(found.before, BigInt(at) - BigInt(windowMs), "up to when, by the clock of positions");
+      same(found.deleted, 1, "the ids deleted where all was read when it was asked");
     },
   },
   {
