@@ -30,7 +30,7 @@ import { blockOf, read, root } from "./documents.ts";
  * neither source maps nor a chunk that an earlier build left has room.
  */
 const tarballKbMax: Readonly<Record<string, number>> = {
-  core: 150,
+  core: 190,
   kafkajs: 62,
   postgres: 96,
   sqlite: 54,
