@@ -19,6 +19,7 @@ import {
   parkedAgainstNone,
 } from "./ordering.ts";
 import { relayDrain } from "./relay.ts";
+import { sharedRows } from "./shared-rows.ts";
 import { sqliteChunk, sqliteOutboxRow } from "./sqlite.ts";
 import { takeover } from "./takeover.ts";
 
@@ -45,6 +46,7 @@ const cases: Readonly<Record<string, (servers: Servers) => Promise<string>>> = {
   "key-knex-far": byKeyKnexFar,
   batch: batches,
   parked: parkedAgainstNone,
+  "shared-rows": sharedRows,
 };
 
 const { values } = parseArgs({ options: { only: { type: "string" } } });

@@ -1,4 +1,4 @@
-/** A broker of one partition that hands over records from memory: the inbox without Kafka's share. */
+/** A broker that hands over records from memory: the inbox without Kafka's share. */
 
 import { setTimeout as delay } from "node:timers/promises";
 import type { Broker, BrokerRecord, OnceboxEvent } from "@oncebox/core";
@@ -65,8 +65,10 @@ export async function drainRate(
   });
 }
 
-export function memoryFeed(records: readonly BrokerRecord[]): Broker {
+/** Each of the partitions holds all of these records. */
+export function memoryFeed(records: readonly BrokerRecord[], partitions = 1): Broker {
   const end = BigInt(records.length);
+  const numbers = Array.from({ length: partitions }, (_, partition) => partition);
   const refuse = () => Promise.reject(new Error("the memory feed has no producer"));
   return {
     timing: {
@@ -75,9 +77,9 @@ export function memoryFeed(records: readonly BrokerRecord[]): Broker {
       rebalanceTimeoutMs: 60_000,
       publishTimeoutMs: 1_000,
     },
-    partitions: async () => 1,
+    partitions: async () => partitions,
     partitionOf: () => 0,
-    offsets: async () => ({ topicId: "feed", offsets: new Map([[0, 0n]]) }),
+    offsets: async () => ({ topicId: "feed", offsets: new Map(numbers.map((n) => [n, 0n])) }),
     retentionMs: async () => null,
     group: async () => ({ members: 0, offsets: [] }),
     setGroupOffsets: async () => {},
@@ -85,9 +87,8 @@ export function memoryFeed(records: readonly BrokerRecord[]): Broker {
     close: async () => {},
     consumer: async ({ topics: [topic = ""] }, { assigned, position, fetched, deliver }) => {
       let running = true;
-      const at = { topic, partition: 0 };
-      const pump = async () => {
-        assigned(1, [at]);
+      const pump = async (partition: number) => {
+        const at = { topic, partition };
         while (running) {
           const from = position(at)?.offset ?? end;
           if (from >= end) {
@@ -105,7 +106,11 @@ export function memoryFeed(records: readonly BrokerRecord[]): Broker {
           });
         }
       };
-      const pumping = pump();
+      assigned(
+        1,
+        numbers.map((partition) => ({ topic, partition })),
+      );
+      const pumping = Promise.all(numbers.map(pump));
       return {
         commit: async () => true,
         stop: async () => {

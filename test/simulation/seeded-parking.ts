@@ -155,7 +155,7 @@ const effectBugs: readonly SeededBug[] = [
     name: "a dead letter in a transaction of its own",
     why: "A message that dies in a chunk and its letter are committed together, or neither is.",
     replace: inFile(`${core}/inbox/chunk.ts`, [
-      "await handling(transaction, offset, running, false, (tx) => storage.enqueue(tx, [letter]));",
+      "await handling(transaction, offset, running, use, (tx) => storage.enqueue(tx, [letter]));",
       "await storage.transaction((tx) => storage.enqueue(tx, [letter]));",
     ]),
     finds: ["unlettered"],
