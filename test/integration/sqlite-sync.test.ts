@@ -87,6 +87,7 @@ test("B14: an async function is refused as a handler before anything runs", () =
     timing: { sessionTimeoutMs: 10_000, heartbeatIntervalMs: 1_000, rebalanceTimeoutMs: 10_000 },
     consumer: () => {},
     offsets: () => {},
+    retentionMs: () => {},
   } as never;
   const consumer = createConsumer({ name: "billing", storage, broker });
   const run = (async () => {}) as unknown as () => void;

@@ -161,7 +161,8 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
 
   readonly #later: Hold["later"] = {
     keep: (rows) => {
-      if (!this.#keeps) return null;
+      // What is known to be over is told at once, by whoever sends.
+      if (!this.#keeps || this.#isOver()) return null;
       for (const row of rows) {
         const copy = copied(row);
         this.#kept.push(copy);
@@ -172,6 +173,12 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     },
     savepoint: () => this.#keepNoMore(),
   };
+
+  /** Whether the connection is lost, or a handler has ended the transaction, as far as answers tell. */
+  #isOver(): boolean {
+    const { client, lost } = this.#connection;
+    return lost() || client.getTransactionStatus?.() === "I";
+  }
 
   /** Sends what was kept, ahead of what comes next; what is enqueued from now on is sent at once. */
   #keepNoMore(): void {
