@@ -10,6 +10,8 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["packages/*/src/**/*.test.ts"],
+          // A process for each file would take longer than the tests.
+          isolate: false,
           sequence: { groupOrder: 0 },
         },
       },
