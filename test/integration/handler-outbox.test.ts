@@ -64,6 +64,18 @@ describe("what handlers of a chunk enqueue", () => {
     expect(await p.ids()).toEqual(["a", "b", "c"]);
   });
 
+  it("is kept as it was, also where it was given as a Buffer that is used again", async () => {
+    // Guards: `slice` of a Buffer is a view of the same bytes.
+    const p = await here(true);
+    const { chunk, tx } = await p.opened();
+    const value = Buffer.from("first");
+    await p.storage.enqueue(tx, [entry(0, { id: "a", value })]);
+    value.write("other");
+    await chunk.commit(2n, noMark);
+    const { rows } = await p.admin.query(`SELECT value FROM ${p.schema}.outbox_messages`);
+    expect(rows.map((row) => String(row.value))).toEqual(["first"]);
+  });
+
   it("is sent at once where the connection does not pipeline", async () => {
     const p = await here(false);
     const { chunk, tx } = await p.opened();

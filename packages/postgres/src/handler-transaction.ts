@@ -82,13 +82,14 @@ export async function begun<R extends QueryResultRow>(
 const keptRowsMax = 1_000;
 const keptBytesMax = 1_048_576;
 
-/** What was given may be used again by whoever gave it. */
+/** What was given may be used again by whoever gave it. Not by `slice`: that of a Buffer is no copy. */
 function copied({ key, value, headers, ...row }: OutboxEntry): OutboxEntry {
+  const copy = (bytes: Uint8Array | null) => (bytes === null ? null : new Uint8Array(bytes));
   return {
     ...row,
-    key: key?.slice() ?? null,
-    value: value?.slice() ?? null,
-    headers: headers.map(([name, bytes]) => [name, bytes?.slice() ?? null]),
+    key: copy(key),
+    value: copy(value),
+    headers: headers.map(([name, bytes]) => [name, copy(bytes)]),
   };
 }
 

@@ -55,8 +55,9 @@ export interface PruningVerbs {
    * come to the time of its last handled record, never beyond the database's clock; to `askedAt`, nor
    * beyond that clock, where it stands at the end of its log (`ends`, of the same log); and nowhere where
    * neither is known, or its last time is before 1970 or too far ahead: then nothing is deleted. The
-   * slowest counts, and without partitions the clock. Ids whose record is parked stay. One statement for `limit` ids: waits for
-   * nobody, and holds nothing longer. Where an id is taken again meanwhile, it is new.
+   * slowest counts, and without partitions the clock. Ids whose record is parked stay. One statement
+   * for `limit` ids: waits for nobody, and holds nothing longer. Where an id is taken again meanwhile,
+   * it is new.
    */
   readonly pruneIds: (request: PruneRequest) => Promise<Pruned>;
 }
