@@ -16,6 +16,8 @@ import {
   byKeyFar,
   byKeyKnex,
   byKeyKnexFar,
+  byKeyKnexLarge,
+  byKeyLarge,
   parkedAgainstNone,
 } from "./ordering.ts";
 import { relayDrain } from "./relay.ts";
@@ -41,8 +43,10 @@ const cases: Readonly<Record<string, (servers: Servers) => Promise<string>>> = {
   sqlite: sqliteChunk,
   "sqlite-row": sqliteOutboxRow,
   key: byKey,
+  "key-250": byKeyLarge,
   "key-far": byKeyFar,
   "key-knex": byKeyKnex,
+  "key-knex-250": byKeyKnexLarge,
   "key-knex-far": byKeyKnexFar,
   batch: batches,
   parked: parkedAgainstNone,

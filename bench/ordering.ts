@@ -8,21 +8,20 @@ import { migrate, postgresStorage } from "@oncebox/postgres";
 import { knexStorage } from "@oncebox/postgres/knex";
 import createKnex from "knex";
 import type { Pool } from "pg";
+import { spawnWorker } from "../test/fixtures/child.ts";
 import { createDatabase } from "../test/fixtures/databases.ts";
-import { startProxy } from "../test/fixtures/proxy.ts";
 import type { Servers } from "./bench.ts";
 import { compare, median, rate } from "./figures.ts";
 import { drainRate, numberedRecords } from "./memory-feed.ts";
 import { accounts, createAccounts, updateText } from "./raw-twin.ts";
 
-const chunk = 100;
+const usualChunk = 100;
+const largeChunk = 250;
 const topic = defineTopic({ name: "bench", value: text() });
 const bookText = "INSERT INTO bookings (account, amount) VALUES ($1, 1)";
-/** One way, of each answer. */
-const wireMs = 1;
 
 /** One transaction per chunk, each message two awaited statements: at least once. */
-async function rawTwo(pool: Pool, messages: number): Promise<void> {
+async function rawTwo(pool: Pool, messages: number, chunk: number): Promise<void> {
   for (let from = 0; from < messages; from += chunk) {
     const client = await pool.connect();
     try {
@@ -49,22 +48,33 @@ async function placed<R>(
   await createAccounts(near);
   await near.query("CREATE TABLE bookings (account int NOT NULL, amount int NOT NULL)");
   const own = new URL(database.url);
-  const proxy = far ? await startProxy(Number(own.port)) : null;
-  proxy?.setDelay(wireMs);
-  if (proxy !== null) Object.assign(own, { hostname: "127.0.0.1", port: String(proxy.port) });
+  const wire = far
+    ? spawnWorker(new URL("wire-worker.ts", import.meta.url), { env: { TARGET_PORT: own.port } })
+    : null;
   try {
+    if (wire !== null) {
+      const { data } = await wire.waitFor("listening");
+      Object.assign(own, { hostname: "127.0.0.1", port: String(data?.port) });
+    }
     const pool = database.pool({ pipeline: true, connectionString: own.href } as object);
     return await work({ pool, url: own.href });
   } finally {
     await database.drop();
-    await proxy?.close();
+    wire?.kill();
+    await wire?.exited;
   }
 }
 
 export const byKey = (servers: Servers) => pgByKey(servers, false, 10_000);
-export const byKeyFar = (servers: Servers) => pgByKey(servers, true, 2_000);
+export const byKeyLarge = (servers: Servers) => pgByKey(servers, false, 10_000, largeChunk);
+export const byKeyFar = (servers: Servers) => pgByKey(servers, true, 5_000);
 
-async function pgByKey(servers: Servers, far: boolean, messages: number): Promise<string> {
+async function pgByKey(
+  servers: Servers,
+  far: boolean,
+  messages: number,
+  chunk = usualChunk,
+): Promise<string> {
   return placed(servers, far, async ({ pool }) => {
     const storage = postgresStorage({ pool });
     const records = numberedRecords(messages, accounts);
@@ -79,14 +89,25 @@ async function pgByKey(servers: Servers, far: boolean, messages: number): Promis
           { ordering: "key" },
         ),
       );
-    return told("pg", far, await pingMs(pool), await twins(ours, pool, messages));
+    return told(
+      `pg, chunks of ${chunk}`,
+      far,
+      await pingMs(pool),
+      await twins(ours, pool, messages, chunk),
+    );
   });
 }
 
 export const byKeyKnex = (servers: Servers) => knexByKey(servers, false, 10_000);
-export const byKeyKnexFar = (servers: Servers) => knexByKey(servers, true, 2_000);
+export const byKeyKnexLarge = (servers: Servers) => knexByKey(servers, false, 10_000, largeChunk);
+export const byKeyKnexFar = (servers: Servers) => knexByKey(servers, true, 5_000);
 
-async function knexByKey(servers: Servers, far: boolean, messages: number): Promise<string> {
+async function knexByKey(
+  servers: Servers,
+  far: boolean,
+  messages: number,
+  chunk = usualChunk,
+): Promise<string> {
   return placed(servers, far, async ({ pool, url }) => {
     const connection = { connectionString: url, pipeline: true };
     const knex = createKnex({ client: "pg", connection, pool: { min: 0, max: 10 } });
@@ -104,7 +125,12 @@ async function knexByKey(servers: Servers, far: boolean, messages: number): Prom
             { ordering: "key" },
           ),
         );
-      return told("knex", far, await pingMs(pool), await twins(ours, pool, messages));
+      return told(
+        `knex, chunks of ${chunk}`,
+        far,
+        await pingMs(pool),
+        await twins(ours, pool, messages, chunk),
+      );
     } finally {
       await knex.destroy();
     }
@@ -118,7 +144,7 @@ export async function batches(servers: Servers): Promise<string> {
     const records = numberedRecords(messages, accounts);
     const ours = () =>
       drainRate(records, (feed) =>
-        createConsumer({ ...feed, storage, chunkSizeMax: chunk }).handleBatch(
+        createConsumer({ ...feed, storage, chunkSizeMax: usualChunk }).handleBatch(
           topic,
           async (all, tx) => {
             const ids = all.map(({ value }) => Number(value));
@@ -133,7 +159,12 @@ export async function batches(servers: Servers): Promise<string> {
           },
         ),
       );
-    return told("batch", false, await pingMs(pool), await twins(ours, pool, messages));
+    return told(
+      `batch, chunks of ${usualChunk}`,
+      false,
+      await pingMs(pool),
+      await twins(ours, pool, messages, usualChunk),
+    );
   });
 }
 
@@ -160,7 +191,7 @@ export async function parkedAgainstNone(servers: Servers): Promise<string> {
       return drainRate(
         [...first, ...rest],
         (feed) =>
-          createConsumer({ ...feed, storage, chunkSizeMax: chunk }).handle(
+          createConsumer({ ...feed, storage, chunkSizeMax: usualChunk }).handle(
             topic,
             async ({ value }, tx) => {
               if (value === "-1") throw new TypeError("bad");
@@ -176,8 +207,8 @@ export async function parkedAgainstNone(servers: Servers): Promise<string> {
   });
 }
 
-const twins = (ours: () => Promise<number>, pool: Pool, messages: number) =>
-  compare(5, ours, () => rate(messages, () => rawTwo(pool, messages)));
+const twins = (ours: () => Promise<number>, pool: Pool, messages: number, chunk: number) =>
+  compare(5, ours, () => rate(messages, () => rawTwo(pool, messages, chunk)));
 
 async function pingMs(pool: Pool): Promise<number> {
   const times: number[] = [];
@@ -200,5 +231,5 @@ function told(
   }: { readonly ours: number; readonly theirs: number; readonly ratio: number },
 ): string {
   const where = `${far ? "over a wire" : "loopback"}, round trip ${roundTripMs.toFixed(2)} ms`;
-  return `${what} ${ours.toFixed(0)}/s ÷ raw one after another ${theirs.toFixed(0)}/s = ${ratio.toFixed(2)} (two statements, chunks of ${chunk}, ids; ${where})`;
+  return `${what} ${ours.toFixed(0)}/s ÷ raw one after another ${theirs.toFixed(0)}/s = ${ratio.toFixed(2)} (two statements, ids; ${where})`;
 }
