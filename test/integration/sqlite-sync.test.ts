@@ -14,9 +14,9 @@ import {
   text,
 } from "@oncebox/core";
 import { migrate, sqliteStorage } from "@oncebox/sqlite";
-import { manualClock, memoryBroker } from "@oncebox/testing";
+import { memoryBroker } from "@oncebox/testing";
 import Database from "better-sqlite3";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { effectsOf, openDatabase, temporaryFolder } from "../conformance/sqlite-knex-under-test.ts";
 
 const mark: LogMark = { topicId: null, leaderEpoch: null, last: null };
@@ -25,6 +25,7 @@ const orders = defineTopic({ name: "orders", value: text() });
 let place: ReturnType<typeof temporaryFolder>;
 let file: string;
 let database: Database.Database;
+let running: { stop(): Promise<void> } | undefined;
 
 beforeEach(async () => {
   place = temporaryFolder();
@@ -33,7 +34,9 @@ beforeEach(async () => {
   database.exec("CREATE TABLE effects (text TEXT NOT NULL)");
   await migrate(database);
 });
-afterEach(() => {
+afterEach(async () => {
+  await running?.stop();
+  running = undefined;
   database.close();
   place.remove();
 });
@@ -234,30 +237,30 @@ test("integers are read as they are, whatever the connection's default is", asyn
   expect((await storage.positions("billing")).positions[0]?.nextOffset).toBe(next);
 });
 
-/** A consumer on a broker in memory, whose time the test moves, and what it was told. */
+/**
+ * A consumer on a broker in memory, and what it was told. Time is the machine's: SQLite says when a
+ * parked message is due, and knows no clock of a test.
+ */
 async function consuming(
   handle: (consumer: SyncConsumer<Database.Database>) => void,
   messages: readonly { readonly key: string | null; readonly value: string }[],
 ) {
-  const clock = manualClock();
-  const broker = memoryBroker({ clock });
+  const broker = memoryBroker();
   broker.admin.createTopic("orders");
   const storage = sqliteStorage({ database });
   const events: OnceboxEvent[] = [];
   const observer = (event: OnceboxEvent) => events.push(event);
-  const consumer = createConsumer({ name: "billing", storage, broker, clock, observer });
+  const consumer = createConsumer({ name: "billing", storage, broker, observer });
   handle(consumer);
   broker.admin.produce("orders", 0, messages);
-  const until = (done: () => boolean) => clock.runUntil(done);
-  let started = false;
-  const starting = consumer.start().finally(() => {
-    started = true;
-  });
-  await until(() => started);
-  await starting;
-  const effects = () => effectsOf(database).length;
-  return { storage, broker, events, until, effects, consumer };
+  await consumer.start();
+  running = consumer;
+  return { events, until };
 }
+
+const until = (done: () => boolean) =>
+  vi.waitFor(() => expect(done()).toBe(true), { timeout: 20_000 });
+const retry = { localAttemptsMax: 2, redriveBackoffMs: 100 };
 
 test("a message that fails is parked with those of its key, and tried again beside, in order", async () => {
   // Guards: the form of chunk and turn in one call (parkedSync).
@@ -270,7 +273,7 @@ test("a message that fails is parked with those of its key, and tried again besi
           insert(tx, value);
           if (value === "a1" && broken) throw new Error("no");
         },
-        { retry: { localAttemptsMax: 2 } },
+        { retry },
       ),
     [
       { key: "a", value: "a1" },
@@ -299,7 +302,7 @@ test("a batch is one call; a turn of it is a batch of one", async () => {
           }
           if (attempt < 4 && messages.some(({ value }) => value === "bad")) throw new Error("no");
         },
-        { retry: { localAttemptsMax: 2 } },
+        { retry },
       ),
     ["a", "b", "bad", "c"].map((value) => ({ key: null, value })),
   );
