@@ -155,6 +155,10 @@ export const brokenParking = {
     [/coalesce\(\$6, error_code\)/, "$6"],
     [/coalesce\(\$7, error\)/, "$7"],
   ),
+  "I6: an attempt that is not to count stays with who took over": altered("take_back_parked", [
+    /attempts \+ \$2/,
+    "attempts + 0 * $2",
+  ]),
   "I6: a redrive keeps the attempts that were spent": altered("redrive", [
     /attempts = 0/,
     "attempts = m.attempts",
@@ -370,6 +374,9 @@ export const noticedParking: Readonly<Record<keyof typeof brokenParking, readonl
   ],
   "I6: a turn that is settled without an error loses the last one": [
     "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",
+  ],
+  "I6: an attempt that is not to count stays with who took over": [
+    "I6 an attempt that is not to count is taken back, also from whoever has the turn by then",
   ],
   "I6: a redrive keeps the attempts that were spent": [
     "I6 a redrive makes messages due now, with no attempts spent and their error kept",

@@ -23,6 +23,7 @@ const statements = {
   remove: /DELETE FROM oncebox_parked_messages WHERE id = \? AND token/,
   settle: /SET state = @state/,
   release: /attempts = attempts - 1/,
+  takeBack: /SET attempts = max\(0, attempts/,
   redrive: /SET state = 'waiting', attempts = 0/,
   changeable: /AS tried\s+FROM oncebox_parked_messages/,
 } as const;
@@ -135,6 +136,14 @@ export const brokenNativeParking = {
     [/coalesce\(@code, error_code\)/, "@code"],
     [/coalesce\(@error, error\)/, "@error"],
   ),
+  "I6: an attempt that is not to count stays with who took over": altered("takeBack", [
+    /attempts \+ @counted/,
+    "attempts + 0 * @counted",
+  ]),
+  "I6: an attempt is taken back from what is dead": altered("takeBack", [
+    /AND state <> 'dead'/,
+    "",
+  ]),
   "I6: a redrive keeps the attempts that were spent": altered("redrive", [/attempts = 0, /, ""]),
   "I6: what is redriven is not due": altered("redrive", [
     /next_attempt_at = /,
@@ -304,6 +313,12 @@ export const noticedNativeParking: Readonly<
   ],
   "I6: a turn that is settled without an error loses the last one": [
     "I6 a turn that was settled is over: it waits or is dead, with what it was settled with",
+  ],
+  "I6: an attempt that is not to count stays with who took over": [
+    "I6 an attempt that is not to count is taken back, also from whoever has the turn by then",
+  ],
+  "I6: an attempt is taken back from what is dead": [
+    "I6 an attempt that is not to count is taken back, also from whoever has the turn by then",
   ],
   "I6: a redrive keeps the attempts that were spent": [
     "I6 a redrive makes messages due now, with no attempts spent and their error kept",

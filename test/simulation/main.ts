@@ -1,7 +1,6 @@
 // Owns the process that runs seeds one after another and tells each outcome as a line of JSON. Made
 // into one file by bundle.ts; started by children.ts.
 
-import { setImmediate } from "node:timers/promises";
 import { planOf } from "./plan.ts";
 import { type Outcome, simulate } from "./run.ts";
 import { cutDown, shrink } from "./shrink.ts";
@@ -52,8 +51,6 @@ async function run(task: Task): Promise<void> {
   for (let count = 0; count < task.seeds; count += task.step) {
     const outcome = await simulate(planOf(task.from + count));
     tell(told(outcome));
-    // What weak references have answered is kept until the event loop turns, and no seed turns it.
-    await setImmediate();
     if (task.until.some((name) => outcome.findings.has(name as never))) return;
   }
 }

@@ -164,9 +164,12 @@ const effectBugs: readonly SeededBug[] = [
   {
     name: "a dead letter of a turn that was taken over",
     why: "A turn that another has by then writes no letter.",
-    replace: inFile(verbs, ["if (held) enqueueRows(", "enqueueRows("]),
+    replace: inFile(verbs, [
+      "if (held) enqueueRows(",
+      "if (held || copies.length > 0) enqueueRows(",
+    ]),
     finds: ["unlettered"],
-    seed: 440,
+    seed: 750,
     real: "I6 a turn that is held no more leaves no letter",
   },
   {

@@ -2,6 +2,7 @@
 // memory, the topics, every value a partition's row has had, and the trace. Decides nothing.
 
 import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import {
   type BrokerRecord,
   defineTopic,
@@ -185,7 +186,7 @@ export class World {
 
   constructor(plan: Plan, sink: ((line: string) => void) | null) {
     this.plan = plan;
-    this.clock = manualClock({ seed: plan.seed });
+    this.clock = manualClock({ seed: plan.seed, settled: setImmediate });
     const { clock } = this;
     this.cluster = memoryCluster({ clock });
     this.database = memoryDatabase({ clock, statementMs: () => clock.random() * 4 });

@@ -6,6 +6,7 @@
  *   oncebox_release_parked                turns given back, of which nobody was told
  *   oncebox_open_parked, oncebox_remove_parked   first and last statement of a turn
  *   oncebox_settle_parked                 what became of a turn that did not succeed
+ *   oncebox_take_back_parked              its attempt, where another has the turn by now
  *   oncebox_parked                        what people look at
  *   oncebox_redrive, oncebox_skip         what people change
  *
@@ -90,6 +91,7 @@ export interface ParkingQueries {
   readonly open: (turn: ParkedTurn) => Statement;
   readonly remove: (turn: ParkedTurn, xid: bigint) => Statement;
   readonly settle: (turn: ParkedTurn, outcome: ParkedOutcome) => Statement;
+  readonly takeBack: (turn: ParkedTurn, outcome: ParkedOutcome) => Statement;
   readonly parked: (filter: ParkedFilter, page: ParkedPage) => Statement;
   readonly redrive: (filter: ParkedFilter, page: ParkedPage) => Statement;
   readonly skip: (filter: ParkedFilter, page: ParkedPage) => Statement;
@@ -276,14 +278,22 @@ const removeText = (own: string) => `
   END`;
 
 // Index: parked_messages_pkey. Waits for a transaction of the same turn that still ends, as long as
-// lock_timeout allows. The token fences whoever was overtaken.
+// lock_timeout allows. The token fences whoever was overtaken. Attempts change by a difference: what
+// another took back since the turn was taken stays so.
 const settleText = (own: string) => `
   UPDATE ${own}parked_messages
-  SET state = $3, attempts = $4, token = NULL,
+  SET state = $3, attempts = attempts + $4, token = NULL,
     error_code = coalesce($6, error_code), error = coalesce($7, error),
     next_attempt_at = CASE WHEN $3::text <> 'dead'
       THEN clock_timestamp() + $5::double precision * interval '1 millisecond' END
   WHERE id = $1 AND token = $2 AND state = 'retrying'`;
+
+// Index: parked_messages_pkey. By whoever was overtaken, alive: its own attempt is not to count. The turn
+// of the other goes on. Not below none: a person may have set them back since. Waits as settle does.
+const takeBackText = (own: string) => `
+  UPDATE ${own}parked_messages
+  SET attempts = greatest(0, attempts + $2)
+  WHERE id = $1 AND state <> 'dead'`;
 
 function turnQueries(own: string) {
   const take = define("take_parked", takeText(own), { prepare: false });
@@ -291,14 +301,19 @@ function turnQueries(own: string) {
   const open = define("open_parked", openText(own), { prepare: false });
   const remove = define("remove_parked", removeText(own), { prepare: false });
   const settle = define("settle_parked", settleText(own), { prepare: false });
+  const takeBack = define("take_back_parked", takeBackText(own), { prepare: false });
   return {
     take: ({ consumer, topics, limit, leaseMs, token }) =>
       take(consumer, textArray(topics), limit, leaseMs, token),
     release: ({ consumer, token }) => release(consumer, token),
     open: ({ id, token }) => open(id, token),
     remove: ({ id, token }, xid) => remove(id, token, xid),
-    settle: ({ id, token }, { state, attempts, afterMs, error }) =>
-      settle(id, token, state, attempts, afterMs, error?.code ?? null, error?.text ?? null),
+    settle: ({ id, token, attempts: counted }, { state, attempts, afterMs, error }) =>
+      settle(
+        ...[id, token, state, attempts - counted],
+        ...[afterMs, error?.code ?? null, error?.text ?? null],
+      ),
+    takeBack: ({ id, attempts: counted }, { attempts }) => takeBack(id, attempts - counted),
   } satisfies Partial<ParkingQueries>;
 }
 

@@ -159,6 +159,9 @@ export function parkingVerbs(parts: ParkingParts): ParkingVerbs {
         const held = rowCount === 1;
         // Behind the fence: of a turn that was taken over nothing is written.
         if (held && letters.length > 0) await connection.run(outbox.enqueue(letters));
+        if (!held && outcome.attempts < turn.attempts) {
+          await connection.run(parking.takeBack(turn, outcome));
+        }
         return held;
       });
     },

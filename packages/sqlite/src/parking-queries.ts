@@ -80,13 +80,20 @@ export const heldText = `
 export const removeText = `
   DELETE FROM oncebox_parked_messages WHERE id = ? AND token = ? AND state = 'retrying'`;
 
-// By primary key; the token fences whoever was overtaken.
+// By primary key; the token fences whoever was overtaken. Attempts change by a difference: what another
+// took back since the turn was taken stays so.
 export const settleText = `
   UPDATE oncebox_parked_messages
-  SET state = @state, attempts = @attempts, token = NULL,
+  SET state = @state, attempts = attempts + @counted, token = NULL,
     next_attempt_at = iif(@state = 'dead', NULL, ${nowMs} + @after),
     error_code = coalesce(@code, error_code), error = coalesce(@error, error)
   WHERE id = @id AND token = @token AND state = 'retrying'`;
+
+// By primary key, by whoever was overtaken, alive: its own attempt is not to count. The turn of the other
+// goes on. Not below none: a person may have set them back since.
+export const takeBackText = `
+  UPDATE oncebox_parked_messages
+  SET attempts = max(0, attempts + @counted) WHERE id = @id AND state <> 'dead'`;
 
 // By primary key, of rows that a statement of the same transaction has found.
 export const redriveText = `

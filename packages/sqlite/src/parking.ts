@@ -32,6 +32,7 @@ import {
   removeText,
   settleText,
   skipText,
+  takeBackText,
   takeText,
 } from "./parking-queries.ts";
 import { auditText } from "./queries.ts";
@@ -70,13 +71,16 @@ export function parkingVerbs(access: Access): ParkingVerbs {
       ),
     settleParked: (turn, { state, attempts, afterMs, error }, letters = []) =>
       writing(access, { doing: `settling of ${nameOfTurn(turn)}` }, (db) => {
+        const { id, token } = turn;
+        const counted = int(attempts - turn.attempts);
         const { changes } = prepared(db, settleText).run({
-          ...{ id: turn.id, token: turn.token, state, attempts: int(attempts) },
-          ...{ after: msOf(afterMs), ...columnsOf(error) },
+          ...{ id, token, state, counted, after: msOf(afterMs), ...columnsOf(error) },
         });
+        const held = changes === 1;
         // Behind the fence: of a turn that was taken over nothing is written.
-        if (changes === 1) enqueueRows(db, letters);
-        return changes === 1;
+        if (held) enqueueRows(db, letters);
+        else if (counted < 0) prepared(db, takeBackText).run({ id, counted });
+        return held;
       }),
     parked: async (filter, page) => {
       const { consumer } = filter;

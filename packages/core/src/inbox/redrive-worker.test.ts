@@ -147,13 +147,27 @@ describe("the redrive worker", () => {
 
   it("does not run a message again whose tries were spent by processes that died", async () => {
     // Guards: a parked message that kills would be run for ever, each time by another process.
-    const { ran, settlements } = scene([turnOf(21)], []);
+    const { ran, settlements } = scene([turnOf(21), turnOf(21)], []);
     await settled();
     expect(ran).toEqual([]);
-    expect(settlements[0]).toMatchObject({
+    expect(settlements[1]).toMatchObject({
       state: "dead",
       error: { code: "message-kills-process" },
     });
+  });
+
+  it("waits before it gives one up: who tried it last may live, and take the attempt back", async () => {
+    // Guards: a message condemned as a killer by an outage that outlasted its turn.
+    const { ran, settlements } = scene([turnOf(21), turnOf(20)], []);
+    await settled();
+    expect(ran).toEqual([20]);
+    expect(settlements).toEqual([{ state: "waiting", attempts: 20, afterMs: 10_000, error: null }]);
+  });
+
+  it("waits anew where the message was tried since", async () => {
+    const { settlements } = scene([turnOf(21), turnOf(20), turnOf(21)], []);
+    await settled();
+    expect(settlements.map(({ state }) => state)).toEqual(["waiting", "waiting"]);
   });
 
   it("writes nothing of a turn that another has, and says so", async () => {

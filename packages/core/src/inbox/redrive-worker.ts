@@ -1,12 +1,15 @@
 /**
- * Tries parked messages again: the first of each key, when its time has come, one at a time, beside the
- * chunks. The attempt is written down before each try, so that one which kills the process is counted
+ * Tries parked messages again: the first of each key, when its time has come, one at a time, in a turn
+ * among the chunks. The attempt is written down before each try, so that one which kills the process is counted
  * as well.
  *
  *   taken ──▶ run ──▶ committed: the message is gone
  *               ├──▶ failed: waits again, or dead
  *               ├──▶ trouble of the database: waits again, no attempt spent
- *               └──▶ fenced, unknown, cut: another has it, or its lease runs out
+ *               ├──▶ unknown, cut: waits again, no attempt spent
+ *               └──▶ fenced: another has it, or its turn has run out
+ *
+ * What was taken too often waits once more before it is given up: who tried it last may be alive.
  */
 import { CommitUnknownError, HandlerError, type OnceboxError } from "../errors.ts";
 import type { Observer } from "../events.ts";
@@ -24,6 +27,12 @@ import type { Permits } from "./permits.ts";
 
 /** On top of the handler's time: for the statements around it. One that comes later is fenced. */
 const leaseMarginMs = 5_000;
+
+/**
+ * Until a message whose tries are spent is given up as one that ends processes. An outage that outlasts a
+ * turn lets another take the message over, and whoever held it says so as soon as it has the database again.
+ */
+const graceMs = 2 * backoffs.global.maxMs;
 
 /** Reruns of one message under local trouble (deadlock, time-out) before that counts as its failure. */
 const localRerunsMax = 10;
@@ -57,6 +66,7 @@ export interface RedriveWorker {
 export function redriveWorker(context: RedriveContext): RedriveWorker {
   const { clock, observe, consumer, pollIntervalMs, permits } = context;
   const troubles = new Map<bigint, Troubles>();
+  const spared = new Map<bigint, number>();
   const take = taker(context);
   const run = async (stopping: AbortSignal) => {
     let failures = 0;
@@ -66,7 +76,7 @@ export function redriveWorker(context: RedriveContext): RedriveWorker {
       const release = await permits.acquire(stopping);
       if (release === null) return;
       try {
-        const tried = await takeAndTry(context, take).finally(release);
+        const tried = await takeAndTry(context, take, spared).finally(release);
         failures = 0;
         if (tried !== null) {
           await conclude(context, tried, troubles, stopping);
@@ -85,7 +95,12 @@ export function redriveWorker(context: RedriveContext): RedriveWorker {
 
 interface Tried {
   readonly turn: ParkedTurn;
-  readonly outcome: ParkedOutcomeOfRun;
+  readonly outcome: ParkedOutcomeOfRun | Spared;
+}
+
+/** Not tried, and not given up yet. */
+interface Spared {
+  readonly kind: "spared";
 }
 
 type Take = () => Promise<ParkedTurn | null>;
@@ -114,12 +129,21 @@ function taker({ storage, consumer, clock, handlerTimeoutMs, ...context }: Redri
  * One at a time: a process that dies has spent an attempt of the one message it was trying, and of no
  * other. Null: nothing is due.
  */
-async function takeAndTry(context: RedriveContext, take: Take): Promise<Tried | null> {
+async function takeAndTry(
+  context: RedriveContext,
+  take: Take,
+  spared: Map<bigint, number>,
+): Promise<Tried | null> {
   const { clock, handlerTimeoutMs, cut } = context;
   const turn = await take();
   if (turn === null) return null;
   const { policy, runParked } = context.handlerOf(turn.topic);
   const attempt = turn.attempts;
+  if (attempt > policy.attemptsMax && spared.get(turn.id) !== attempt) {
+    spared.set(turn.id, attempt);
+    return { turn, outcome: { kind: "spared" } };
+  }
+  spared.delete(turn.id);
   if (attempt > policy.attemptsMax) {
     return { turn, outcome: { kind: "failed", error: spent(turn) } };
   }
@@ -154,7 +178,7 @@ interface Troubles {
   readonly times: number;
 }
 
-function troublesAfter(before: Troubles, outcome: ParkedOutcomeOfRun): Troubles {
+function troublesAfter(before: Troubles, outcome: Tried["outcome"]): Troubles {
   if (outcome.kind !== "trouble") return { ...before, times: 0 };
   const kind = outcome.trouble;
   return { kind, times: before.kind === kind ? before.times + 1 : 1 };
@@ -164,7 +188,7 @@ function troublesAfter(before: Troubles, outcome: ParkedOutcomeOfRun): Troubles 
 function letterFor(
   context: RedriveContext,
   turn: ParkedTurn,
-  outcome: ParkedOutcomeOfRun,
+  outcome: Tried["outcome"],
 ): OutboxEntry | null {
   const { deadLetter } = context.handlerOf(turn.topic).policy;
   if (deadLetter === null || outcome.kind !== "failed") return null;
@@ -227,7 +251,7 @@ function tellUnwritten(
 export function settlement(
   policy: FailurePolicy,
   turn: ParkedTurn,
-  outcome: ParkedOutcomeOfRun,
+  outcome: Tried["outcome"],
   times: number,
   random: number,
 ): ParkedOutcome | null {
@@ -245,6 +269,8 @@ export function settlement(
       return again(backoffMs(backoffs.global, 1, random));
     case "cut":
       return again(0);
+    case "spared":
+      return again(graceMs);
     default:
       return null;
   }
@@ -253,7 +279,7 @@ export function settlement(
 function tell(
   { observe }: RedriveContext,
   turn: ParkedTurn,
-  outcome: ParkedOutcomeOfRun,
+  outcome: Tried["outcome"],
   settled: ParkedOutcome | null,
 ): void {
   const { consumer, topic, partition, id, attempts, record } = turn;

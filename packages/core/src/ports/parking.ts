@@ -51,6 +51,7 @@ export interface ParkedTurn extends PartitionRef {
 /** What became of a turn that did not succeed. */
 export interface ParkedOutcome {
   readonly state: "waiting" | "dead";
+  /** Those of the turn; one less where this one is not to count. */
   readonly attempts: number;
   readonly afterMs: number;
   /** Null: that of its last failure stays. */
@@ -114,7 +115,8 @@ export interface ParkingVerbs {
   }) => Promise<number>;
   /**
    * I6. Ends a turn that did not succeed, and writes `letters` into the outbox in the same transaction:
-   * both, or neither. False where it is held no more, and nothing was done.
+   * both, or neither. False where it is held no more: then nothing is done, but that an attempt which
+   * is not to count is taken back from whoever tries the message by now, unless it is dead.
    */
   readonly settleParked: (
     turn: ParkedTurn,

@@ -88,6 +88,10 @@ export class Connection {
     this.#last = end;
     try {
       return await this.#run(verb, work, kind, before);
+    } catch (error) {
+      // One that stands still, or was killed, does not hear that its connection is gone.
+      await this.#client.running();
+      throw error;
     } finally {
       over();
       if (this.#last === end) this.#last = null;
@@ -131,7 +135,6 @@ export class Connection {
       if (own) tables.rollback(transaction);
       else tables.abort(transaction, error);
       this.#rest();
-      await this.#client.running();
       throw error;
     }
     if (own) tables.commit(transaction);
@@ -151,6 +154,14 @@ export class Connection {
 
   /** `rolled back`: COMMIT of an aborted transaction. Rejects where the answer is lost. */
   async commit(): Promise<"committed" | "rolled back"> {
+    try {
+      return await this.#commit();
+    } finally {
+      await this.#client.running();
+    }
+  }
+
+  async #commit(): Promise<"committed" | "rolled back"> {
     const { tables, faults } = this.#setting;
     await this.#client.running();
     if (this.lost) throw connectionLost(true);
@@ -167,7 +178,6 @@ export class Connection {
       return "rolled back";
     }
     tables.commit(transaction);
-    await this.#client.running();
     return "committed";
   }
 

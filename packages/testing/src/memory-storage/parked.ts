@@ -42,6 +42,7 @@ export function parkingVerbs(parts: StorageParts): ParkingVerbs {
           const held = await settle(parts, transaction, turn, outcome);
           // Behind the fence: of a turn that was taken over nothing is written.
           if (held) enqueueRows(parts, transaction, copies);
+          else await takeBack(parts, transaction, turn, outcome.attempts - turn.attempts);
           return held;
         }),
       );
@@ -123,10 +124,31 @@ async function settle(
   if (row === null) return false;
   const due = dueIn(parts.database, afterMs);
   const settled: ParkedRow = {
-    ...{ ...row, state, attempts, error: error ?? row.error, token: null, ...due },
+    ...{ ...row, state, attempts: row.attempts + attempts - turn.attempts },
+    ...{ error: error ?? row.error, token: null, ...due },
   };
   parts.database.tables.write(transaction, "parked", keyOf(row), settled);
   return true;
+}
+
+/** By whoever was overtaken, alive: its own attempt is not to count, the turn of the other goes on. */
+async function takeBack(
+  { database, lockTimeoutMs }: StorageParts,
+  transaction: Transaction,
+  turn: ParkedTurn,
+  counted: number,
+): Promise<void> {
+  const key = parkedKey(turn, turn.record);
+  const find = () => {
+    const row = database.tables.get(transaction, "parked", key) as ParkedRow | undefined;
+    return row?.id === turn.id && row.state !== "dead" ? row : null;
+  };
+  if (counted >= 0 || find() === null) return;
+  await database.tables.lock(transaction, `parked/${key}`, lockTimeoutMs);
+  const row = find();
+  if (row === null) return;
+  const attempts = Math.max(0, row.attempts + counted);
+  database.tables.write(transaction, "parked", key, { ...row, attempts });
 }
 
 /** The row of a turn; null: it is held no more. */

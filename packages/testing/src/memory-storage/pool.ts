@@ -61,6 +61,7 @@ export class Pool {
       await new Promise<void>((resolve) => {
         this.#waiting.push(resolve);
       });
+      await this.running();
     } else this.#used += 1;
     try {
       return this.#database.connect({ ...this.#options, running: this.running });

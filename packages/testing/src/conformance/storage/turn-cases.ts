@@ -213,6 +213,36 @@ const fenceCases: readonly StorageCase[] = [
   },
   {
     promise: "I6",
+    name: "an attempt that is not to count is taken back, also from whoever has the turn by then",
+    run: async ({ storage, another }) => {
+      await register(storage, 0n);
+      await park(storage, [toPark(0, "a")]);
+      const old = await takeOne(storage, { leaseMs: briefLeaseMs });
+      const other = another();
+      const turn = await takeAfterLease(other);
+      const uncounted = { ...failed, attempts: old.attempts - 1, afterMs: 0, error: null };
+      const takenBack = async (state: string, attempts: number, when: string) => {
+        same(await storage.settleParked(old, uncounted), false, `whether it was settled ${when}`);
+        const [found] = await look(storage);
+        same([found?.state, found?.attempts], [state, attempts], `the message ${when}`);
+      };
+      await takenBack("retrying", turn.attempts - 1, "while the other tries it");
+      const outcome = { ...failed, attempts: turn.attempts };
+      same(await other.settleParked(turn, outcome), true, "whether the other settled its turn");
+      same(
+        (await look(storage))[0]?.attempts,
+        turn.attempts - 1,
+        "the attempts behind the other's",
+      );
+      await change(storage, "redrive", 0n);
+      await takenBack("waiting", 0, "when a person has set the attempts back");
+      const last = await takeOne(storage);
+      await storage.settleParked(last, { ...failed, attempts: last.attempts, state: "dead" });
+      await takenBack("dead", 1, "when it is dead");
+    },
+  },
+  {
+    promise: "I6",
     name: "the token fences a turn: with the right id and another token nothing is done",
     run: async ({ storage }) => {
       await register(storage, 0n);
