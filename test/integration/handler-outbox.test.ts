@@ -76,6 +76,18 @@ describe("what handlers of a chunk enqueue", () => {
     expect(rows.map((row) => String(row.value))).toEqual(["first"]);
   });
 
+  it("keeps its order through a client that somebody has wrapped", async () => {
+    // Guards the flush before an enqueue that passes by what is kept.
+    const p = await here(true);
+    const { chunk, tx } = await p.opened();
+    const query = (...args: unknown[]) => (tx.query as (...args: unknown[]) => unknown)(...args);
+    await p.storage.enqueue(tx, named("a"));
+    await p.storage.enqueue({ query } as unknown as ClientBase, named("b"));
+    await p.storage.enqueue(tx, named("c"));
+    await chunk.commit(2n, noMark);
+    expect(await p.ids()).toEqual(["a", "b", "c"]);
+  });
+
   it("is sent at once where the connection does not pipeline", async () => {
     const p = await here(false);
     const { chunk, tx } = await p.opened();

@@ -194,8 +194,20 @@ describe.each([false, true])("on a pool with pipeline: %s", (pipeline) => {
     await apply(p, chunk, "a");
     await claimOf(p.storage);
     const error = await chunk.commit(1n, noMark).catch((reason: unknown) => reason);
-    expect(p.storage.trouble(error)).not.toBeNull();
+    // Guards `limited`: as an outage it would be done again for ever, by a handler that is too slow.
+    expect(p.storage.trouble(error)).toBe("local");
     expect(await p.effects()).toEqual([]);
+  });
+
+  it("tells a handler that idled too long by its next statement", async () => {
+    // Guards `limited`: the driver says no more than that the connection is gone.
+    const p = await here({ idleInTransactionTimeoutMs: 100 });
+    const chunk = await p.storage.open(await p.claimed(), [recordAt(0)]);
+    const { tx } = chunk.handle();
+    await claimOf(p.storage);
+    const error = await tx.query("SELECT 1").catch((reason: unknown) => reason);
+    expect(p.storage.trouble(error)).toBe("local");
+    expect(await chunk.rollback()).toBe(false);
   });
 
   it("destroys at once, whatever runs, and frees the partition", async () => {

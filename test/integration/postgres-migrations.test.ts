@@ -180,7 +180,7 @@ describe("the statements of docs/database.md", () => {
   it("run on the tables as they are", async () => {
     const pool = database.pool();
     await migrate(pool);
-    expect(statements.length).toBe(7);
+    expect(statements.length).toBe(8);
     for (const sql of statements) await pool.query(sql);
   });
 });

@@ -89,7 +89,8 @@ describe("a process that freezes in a transaction of the storage's own", () => {
   });
 });
 
-const answerTimeoutMs = 1_000;
+/** Half of it is waited for locks. A busy machine may stand still for a second. */
+const answerTimeoutMs = 4_000;
 
 // Guards the lock waits of oncebox_open and oncebox_add_names: without one the wait ends when the
 // connection is destroyed for its silence, which counts as a database that is gone, and leaves a

@@ -12,7 +12,7 @@ import { StorageError } from "@oncebox/core";
 import type { Client, QueryResult, QueryResultRow } from "pg";
 import type { AnswerWatch } from "./answer-watch.ts";
 import type { Clients } from "./clients.ts";
-import { endsConnection, type StorageErrors } from "./postgres-errors.ts";
+import { endsConnection, isLimit, type StorageErrors } from "./postgres-errors.ts";
 import type { Statement } from "./queries.ts";
 import { ownTypes } from "./wire.ts";
 
@@ -27,7 +27,11 @@ export interface Connection {
   readonly lost: () => boolean;
   /** Takes note of an error that one of its statements ended with. Returns it. */
   readonly saw: <E>(error: E) => E;
+  /** Whether a limit of the session ended it: that is the trouble of who was too slow, no outage. */
+  readonly limited: () => boolean;
   readonly run: <R extends QueryResultRow>(statement: Statement) => Promise<QueryResult<R>>;
+  /** Not watched for its answer: statements of handlers may stand before it, and they bound it. */
+  readonly runBehindHandlers: (statement: Statement) => Promise<QueryResult>;
   /** Rows as arrays: cheaper where there are many. */
   readonly runForArrays: <R extends readonly unknown[]>(statement: Statement) => Promise<R[]>;
   /** One or more statements as plain text. The result is that of the last. */
@@ -98,10 +102,12 @@ function connectionOf(
   { clients, errors, answers }: ConnectionOptions,
 ): Connection {
   let lost = false;
+  let limited = false;
   let out = true;
   let lockWaitMs = 0;
   const onEnd = (error?: unknown) => {
     lost = true;
+    limited ||= isLimit(error);
     // The same that a stream of a handler ends with, which nobody else sees.
     errors.ours(error);
   };
@@ -110,7 +116,7 @@ function connectionOf(
   const saw = <E>(error: E): E => {
     // The server says so to the statement that runs; the end of the socket comes later.
     if (endsConnection(error)) lost = true;
-    return errors.ours(error);
+    return limited ? errors.limited(error) : errors.ours(error);
   };
   const silent = (error: Error) => {
     lost = true;
@@ -129,11 +135,20 @@ function connectionOf(
       answers.answered(awaited);
     }
   };
+  const sendUnwatched = async (config: object) => {
+    try {
+      return await query.call(client, config);
+    } catch (error) {
+      throw saw(error);
+    }
+  };
   return {
     client,
     pipelined: isPipelined(client),
     lost: () => lost,
+    limited: () => limited,
     saw,
+    runBehindHandlers: (statement) => sendUnwatched(statementOf(statement)),
     run: <R extends QueryResultRow>(statement: Statement) =>
       send(statementOf(statement)) as Promise<QueryResult<R>>,
     runForArrays: async <R extends readonly unknown[]>(statement: Statement) => {

@@ -192,7 +192,7 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     const [statement] = this.#takeKept();
     if (statement === undefined) return;
     try {
-      await this.#connection.run(statement);
+      await this.#connection.runBehindHandlers(statement);
     } catch (error) {
       this.#failed(error);
       throw this.#parts.errors.translated("enqueue", error);
@@ -229,7 +229,7 @@ export class OpenTransaction<Tx> implements HandlerTransaction<Tx> {
     if (connection.lost()) {
       this.#destroy();
       throw new StorageError(
-        "storage-unavailable",
+        connection.limited() ? "storage-conflict" : "storage-unavailable",
         `the connection of ${this.#undertaking.name} was lost before its commit`,
         { cause: this.#firstFailure, retryable: true },
       );

@@ -90,6 +90,8 @@ const depthMax = 10;
 export interface StorageErrors {
   /** Remembers that this error came from one of our connections. Returns it. */
   readonly ours: <E>(error: E) => E;
+  /** As above, of a connection that a limit of its session has ended: trouble of that transaction. */
+  readonly limited: <E>(error: E) => E;
   readonly trouble: (error: unknown) => Trouble;
   /** Our own error for one of a statement of ours; the driver's stays its cause. */
   readonly translated: (doing: string, error: unknown) => OnceboxError;
@@ -97,11 +99,13 @@ export interface StorageErrors {
 
 export function storageErrors(): StorageErrors {
   const fromOurConnections = new WeakSet<object>();
+  const fromLimited = new WeakSet<object>();
   const remember = (error: unknown) => {
     for (const link of chainOf(error)) fromOurConnections.add(link);
   };
   const trouble = (error: unknown): Trouble => {
     for (const link of chainOf(error)) {
+      if (fromLimited.has(link)) return "local";
       const found = troubleOf(link, fromOurConnections.has(link));
       if (found !== null) return found;
     }
@@ -110,6 +114,11 @@ export function storageErrors(): StorageErrors {
   return {
     ours: (error) => {
       remember(error);
+      return error;
+    },
+    limited: (error) => {
+      remember(error);
+      if (isObject(error)) fromLimited.add(error);
       return error;
     },
     trouble,
@@ -217,6 +226,12 @@ export function endsConnection(error: unknown): boolean {
   const state = sqlState(error);
   if (state === null) return isObject(error) && lostTexts.test(driverText(error));
   return !ofOneStatement(error) && isAmong(endingStates, state);
+}
+
+/** Whether a time-out of the session ended it: idle in a transaction, or a transaction too long. */
+export function isLimit(error: unknown): boolean {
+  const state = sqlState(error);
+  return state === "25P03" || state === "25P04";
 }
 
 const endingStates: ReadonlySet<string> = new Set([

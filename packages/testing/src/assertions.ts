@@ -190,7 +190,22 @@ export function shown(value: unknown): string {
   if (typeof value === "object" && value !== null) {
     // Sorted: two objects with the same content are the same, whatever order they were filled in.
     const fields = Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1));
+    if (fields.length === 0) return bare(value);
     return `{${fields.map(([name, field]) => `${name}: ${shown(field)}`).join(", ")}}`;
   }
+  // As JSON all that is not finite would be null.
+  if (typeof value === "number") return String(value);
   return JSON.stringify(value) ?? String(value);
+}
+
+/** An object without fields to see: what it says of itself. Two that say nothing would look the same. */
+function bare(value: object): string {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  if (prototype === Object.prototype || prototype === null) return "{}";
+  const { toJSON } = value as { toJSON?: () => unknown };
+  if (typeof toJSON === "function") return shown(toJSON.call(value));
+  if (value.toString !== Object.prototype.toString) return String(value);
+  throw new ExpectationError(
+    `a ${value.constructor.name} cannot be compared: it shows no fields, no toJSON and no toString of its own`,
+  );
 }

@@ -186,6 +186,48 @@ describe("a message that kills its process", () => {
   });
 });
 
+it("a process that was killed hears of nothing any more, and runs no more", async () => {
+  // Guards: what its connections were doing is not told to it, and it is no member that runs.
+  const clock = manualClock();
+  const cluster = memoryCluster({ clock });
+  const database = memoryDatabase({ clock, statementMs: () => 5 });
+  const admin = clusterAdmin(cluster);
+  admin.createTopic("orders", { partitions: 2 });
+  for (const partition of [0, 1]) {
+    admin.produce("orders", partition, [{ value: `${partition}` }]);
+  }
+  const process = memoryProcess({ clock, cluster, database, name: "one" });
+  const log = eventLog();
+  const after: string[] = [];
+  let killed = false;
+  let waiting = 0;
+  createConsumer({
+    ...{ ...billing, storage: process.storage, broker: process.broker, clock: process.clock },
+    observer: (event) => {
+      if (killed) after.push(event.type);
+      log.observer(event);
+    },
+  })
+    .handle(orders, async ({ value }, tx) => {
+      waiting += 1;
+      if (value === "0") {
+        while (waiting < 2) await process.clock.sleep(1);
+        killed = true;
+        process.kill();
+        return new Promise(() => undefined);
+      }
+      for (;;) {
+        await tx.append("effects", value).catch(() => after.push("the handler goes on"));
+      }
+    })
+    .start()
+    .catch(() => undefined);
+  await clock.runUntil(() => killed);
+  await clock.advance(300_000);
+  expect(after).toEqual([]);
+  expect(admin.members("billing")).toEqual([]);
+});
+
 it("a handler that is not told to misbehave is the handler that it was", async () => {
   // Guards the rest of the messages, and defaults: without options every attempt of each fails.
   const { plain, calls } = scene();

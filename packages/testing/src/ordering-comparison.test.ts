@@ -160,6 +160,56 @@ describe("compareOrderings says that nothing was compared", () => {
     });
   });
 
+  it("where the commit fails, with its reason", async () => {
+    // Guards against an answer about chunks where a handler has swallowed what failed.
+    const { compare } = scene();
+    const swallowing: Run = async (message, tx, context) => {
+      await relative(message, tx, context);
+      const wrong = () => {
+        throw new Error("division by zero");
+      };
+      // The last one: whatever is behind it would fail in its place.
+      if (message.key === "b") await tx.update("lines", "none", wrong).catch(() => undefined);
+    };
+    await expect(compare(swallowing)).rejects.toMatchObject({
+      message: "nothing was compared: the handler failed in order at offset 1",
+      cause: expect.any(Error),
+    });
+  });
+
+  it("where all messages have one key, in whatever form", async () => {
+    const { compare } = scene();
+    const bytes = new TextEncoder().encode("a");
+    const messages = [paid("a", 1), { ...paid("a", 2), key: bytes }];
+    await expect(compare(relative, { messages })).rejects.toThrow("of two keys at least");
+  });
+
+  it("where the snapshot holds what cannot be compared", async () => {
+    // Guards `bare`: two objects that show nothing would be equal, whatever they hold.
+    class Hidden {
+      readonly #cents: number;
+      constructor(cents: number) {
+        this.#cents = cents;
+      }
+      worth(): number {
+        return this.#cents;
+      }
+    }
+    class Told extends Hidden {
+      override toString(): string {
+        return `${this.worth()} cents`;
+      }
+    }
+    const { storage, compare } = scene();
+    const cents = () => Number(storage.rows("balances")[0] ?? 0);
+    const hidden = () => ({ lines: storage.rows("balances"), balance: new Hidden(cents()) });
+    await expect(compare(readAndWrite, { snapshot: hidden })).rejects.toThrow(
+      "a Hidden cannot be compared",
+    );
+    const told = () => ({ balance: new Told(cents()) });
+    await expect(compare(readAndWrite, { snapshot: told })).rejects.toThrow("120 cents");
+  });
+
   it("where nothing is left, nothing is brought back, or two runs in order differ", async () => {
     // Guards against an answer that says nothing: two empty snapshots are equal as well.
     const { compare } = scene();

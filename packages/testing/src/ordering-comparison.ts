@@ -17,7 +17,7 @@ import {
   systemClock,
   within,
 } from "@oncebox/core";
-import { ExpectationError, listed } from "./assertions.ts";
+import { ExpectationError, listed, shown } from "./assertions.ts";
 import { type MemoryBroker, memoryBroker } from "./memory-broker/memory-broker.ts";
 import { entriesOf, without } from "./snapshots.ts";
 import { stirred } from "./stirring.ts";
@@ -122,7 +122,10 @@ function checked<Tx>(comparison: OrderingComparison<Tx>): Complete<Tx> {
   if (other !== undefined) {
     throw wrong(`messages must be of the handler's topic ${topic}, and one is of ${other.topic}`);
   }
-  const keys = new Set(messages.map(({ key }, index) => (key === null ? index : String(key))));
+  // By their bytes, as the consumer tells them apart.
+  const utf8 = new TextEncoder();
+  const bytesOf = (key: string | Uint8Array) => (typeof key === "string" ? utf8.encode(key) : key);
+  const keys = new Set(messages.map(({ key }, nth) => (key === null ? nth : shown(bytesOf(key)))));
   if (keys.size < 2)
     throw wrong("messages must be of two keys at least: nothing else runs at once");
   return { ...comparison, runs, seed, runMs };
@@ -247,17 +250,19 @@ function judgeOf(
       case "inbox.ordering-kept":
         return 'the handler used a savepoint, a setting or a nested transaction, which is refused beside other handlers, so its topic is handled in order, whatever its ordering says: use ordering "partition"';
       case "inbox.blocked":
-        return `the handler failed in order at offset ${event.offset}`;
+        return ordering === "key"
+          ? `the handler failed while others ran beside it, at offset ${event.offset}`
+          : `the handler failed in order at offset ${event.offset}`;
       case "inbox.chunk-rerun":
         return "the database was in trouble";
       case "inbox.chunk-opening":
         opened += 1;
-        if (opened === 1) return undefined;
-        return ordering === "key"
-          ? "a handler failed while others ran beside it, and its chunk was done again in order"
-          : "the messages were not handled in one chunk";
+        // In order, the message that fails is told by itself, with its error.
+        if (opened === 1 || ordering === "partition") return undefined;
+        return "a handler failed while others ran beside it, and its chunk was done again in order";
       case "inbox.chunk-committed":
-        return event.nextOffset === endOffset ? null : undefined;
+        if (event.nextOffset !== endOffset) return undefined;
+        return opened === 1 ? null : "the messages were not handled in one chunk";
       default:
         return undefined;
     }

@@ -10,6 +10,10 @@ export function entriesOf(state: unknown, name = ""): readonly string[] {
     return [label(shown(state))];
   }
   const fields = state instanceof Map ? [...state] : Object.entries(state);
+  // What shows no fields is compared as a whole: it is no object without content.
+  if (fields.length === 0 && shown(state) !== "{}" && !(state instanceof Map)) {
+    return [label(shown(state))];
+  }
   return fields.flatMap(([field, value]) =>
     entriesOf(value, name === "" ? String(field) : `${name}.${String(field)}`),
   );

@@ -125,7 +125,22 @@ export async function runChunk<Tx>(run: HandlerRun<Tx>): Promise<ChunkOutcome> {
     await transaction.rollback();
     return { kind: "moved", nextOffset: transaction.nextOffset };
   }
-  return untilCut(run, transaction, claim, (running) => handleAndCommit(run, transaction, running));
+  const found = sorted(chunk.records, transaction.recorded, run.giveUp);
+  const outcome = await untilCut(run, transaction, claim, (running) =>
+    handleAndCommit(run, transaction, running, found),
+  );
+  return blamed(outcome, handlingOf(run, found));
+}
+
+/**
+ * A time-out names the handler that began first. Of those that ran at once on one connection it may
+ * have waited for another, and of a batch nobody knows which message takes the time.
+ */
+function blamed(outcome: ChunkOutcome, handling: Handling): ChunkOutcome {
+  if (outcome.kind !== "failed" || outcome.error.code !== "handler-timed-out") return outcome;
+  const { error } = outcome;
+  if (handling === handleAtOnce) return { kind: "failed-at-once", refused: false, error };
+  return handling === handleWhole ? { ...outcome, offset: null } : outcome;
 }
 
 /** The handlers, then the commit; what fails in between rolls back. */
@@ -133,9 +148,9 @@ async function handleAndCommit<Tx>(
   run: HandlerRun<Tx>,
   transaction: ChunkTransaction<Tx>,
   running: Running,
+  found: Sorted,
 ): Promise<ChunkOutcome> {
-  const { storage, chunk, giveUp } = run;
-  const found = sorted(chunk.records, transaction.recorded, giveUp);
+  const { storage, chunk } = run;
   const ended = await handlingOf(run, found)(run, transaction, running, found);
   if (ended !== null) return ended;
   const unwritten = await writeLetter(run, transaction, running, found);

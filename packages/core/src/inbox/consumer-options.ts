@@ -51,8 +51,8 @@ export interface ConsumerOptions<Tx> {
    */
   readonly chunkBytesMax?: number;
   /**
-   * Most partitions with an open transaction at once. Each takes a connection while it works; the
-   * pool needs two more for claims and one for parked messages.
+   * Most transactions of handlers open at once: chunks of different partitions, and the one parked
+   * message that is being tried. The pool needs three more, for claims and parked messages.
    * @defaultValue 4
    */
   readonly partitionsAtOnceMax?: number;

@@ -234,8 +234,10 @@ export async function afterHandler<Tx>(
   const clean = await transaction.rollback();
   const trouble = storage.trouble(error);
   if (trouble !== null) return { kind: "trouble", trouble, error };
-  // The connection went away under the handler, whatever it made of that.
-  if (!clean) return { kind: "trouble", trouble: "global", error };
+  // The connection went away under the handler, whatever it made of that, or is still busy with what the
+  // handler left running. Of this transaction alone, as far as is known: where the database is away,
+  // the next one tells, and waits without limit.
+  if (!clean) return { kind: "trouble", trouble: "local", error };
   return { kind: "failed", error: handlerFailed(at, offset, error) };
 }
 

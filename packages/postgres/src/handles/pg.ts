@@ -111,7 +111,9 @@ function queryOf(target: ClientBase, hold: Hold): Call {
     const problem = hold.ended() ? finished() : refusalOf(text, hold);
     if (problem !== null) return refuse(args, problem);
     if (!text || /;\s*\S/.test(text)) hold.several?.();
-    if (hold.later !== undefined && (!text || /savepoint/i.test(text))) hold.later.savepoint();
+    // Our own statement comes here only where it passed by what is kept: through a client of another.
+    const flushes = hold.later !== undefined && (!text || /savepoint|oncebox_enqueue/i.test(text));
+    if (flushes) hold.later?.savepoint();
     const result = (target.query as Call).apply(target, watched(args, hold));
     if (!(result instanceof Promise)) return result;
     return result.then(undefined, failed);

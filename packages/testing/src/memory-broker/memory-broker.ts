@@ -92,11 +92,14 @@ export function memoryBroker(options: MemoryBrokerOptions = {}): MemoryBroker {
   const cluster = options.cluster ?? memoryCluster({ clock: options.clock ?? systemClock });
   const settings = withDefaults(options, cluster.clock);
   const link = new Link();
-  const ask = async <R>(work: () => R): Promise<R> => {
-    await settings.clock.sleep(settings.requestMs);
+  const reach = async <R>(work: () => R): Promise<R> => {
     await link.pass();
     if (cluster.down) throw unavailable();
     return work();
+  };
+  const ask = async <R>(work: () => R): Promise<R> => {
+    await settings.clock.sleep(settings.requestMs);
+    return reach(work);
   };
   const { timing, clock, requestMs: publishMs } = settings;
   const { publishTimeoutMs } = timing;
@@ -108,6 +111,8 @@ export function memoryBroker(options: MemoryBrokerOptions = {}): MemoryBroker {
     faults: clusterFaults(cluster),
     network: networkOf(link),
     ...questions(cluster, ask),
+    // Takes no time: no schedule of a test should move because a setting was looked up.
+    retentionMs: (topic) => reach(() => cluster.topic(topic).retentionMs),
     producer: async () => {
       const producer = memoryProducer({ cluster, clock, link, publishMs, publishTimeoutMs });
       producers.add(producer);
@@ -140,10 +145,7 @@ function withDefaults(options: MemoryBrokerOptions, clusterClock: Clock) {
   return { clock, name, requestMs, maxWaitMs, timing, batches: { recordsMax, bytesMax } };
 }
 
-type Questions = Pick<
-  Broker,
-  "partitions" | "offsets" | "retentionMs" | "group" | "setGroupOffsets"
->;
+type Questions = Pick<Broker, "partitions" | "offsets" | "group" | "setGroupOffsets">;
 
 function questions(cluster: MemoryCluster, ask: <R>(work: () => R) => Promise<R>): Questions {
   return {
@@ -158,8 +160,6 @@ function questions(cluster: MemoryCluster, ask: <R>(work: () => R) => Promise<R>
         });
         return { topicId, offsets: new Map(offsets.entries()) };
       }),
-    // No schedule of a test should move because a setting was looked up.
-    retentionMs: async (topic) => cluster.topic(topic).retentionMs,
     group: (groupId, topics) =>
       ask(() => {
         const group = cluster.groups.get(groupId);

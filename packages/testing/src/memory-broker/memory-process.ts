@@ -32,7 +32,8 @@ export interface MemoryProcess {
   readonly thaw: () => void;
   /**
    * As SIGKILL: nothing of it runs any more, for good. The database rolls back what it had open at once,
-   * the group misses it when its session has run out. What comes after it is another memory process.
+   * the group misses it when its session has run out. What comes after it is another memory process: do
+   * not thaw its clock, storage or network.
    */
   readonly kill: () => void;
 }
@@ -55,6 +56,12 @@ export function memoryProcess(options: MemoryProcessOptions): MemoryProcess {
       killed = true;
       freeze();
       database.faults.cutConnections(name);
+      // Its group keeps it until the session has run out; of those that run it is none.
+      for (const member of cluster.members.keys()) {
+        if (member.startsWith(`${name}-`) && /^\d+$/.test(member.slice(name.length + 1))) {
+          cluster.members.delete(member);
+        }
+      }
     },
     thaw: () => {
       if (killed) return;
