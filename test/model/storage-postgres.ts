@@ -13,6 +13,7 @@ import type { Expected, StorageSide } from "./storage-side.ts";
 
 export interface PostgresPlace {
   readonly side: StorageSide<ClientBase>;
+  readonly schema: string;
   /** What no script may leave behind: rows that do not belong to a consumer. */
   readonly empty: () => Promise<unknown>;
   readonly close: () => Promise<unknown>;
@@ -88,6 +89,7 @@ export async function postgresPlace(
   };
   return {
     side,
+    schema,
     empty: () => admin.query(emptyText(schema)),
     close: async () => {
       await Promise.all([...processes.values()].map(({ proxy }) => proxy.close()));
@@ -164,9 +166,14 @@ function emptyText(schema: string): string {
     DELETE FROM ${schema}.outbox_relays; UPDATE ${schema}.outbox_lanes SET ${lanes}`;
 }
 
-/** In one look: locks that are not granted, and transactions that are open. */
+/**
+ * In one look: who waits for a lock of another of ours, and transactions that are open. Whoever waits
+ * for a stranger, as for autovacuum, which truncates a table, still moves.
+ */
 const lookText = `
-  SELECT count(DISTINCT l.pid)::int AS waiting,
+  WITH ours AS (SELECT pid FROM pg_stat_activity WHERE application_name = $1)
+  SELECT count(DISTINCT l.pid) FILTER (
+      WHERE pg_blocking_pids(l.pid) && ARRAY(SELECT pid FROM ours))::int AS waiting,
     count(DISTINCT a.pid) FILTER (
       WHERE a.xact_start IS NOT NULL OR a.state = 'idle in transaction (aborted)')::int AS open
   FROM pg_stat_activity a LEFT JOIN pg_locks l ON l.pid = a.pid AND NOT l.granted
