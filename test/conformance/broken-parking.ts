@@ -156,8 +156,8 @@ export const brokenParking = {
     [/coalesce\(\$7, error\)/, "$7"],
   ),
   "I6: an attempt that is not to count stays with who took over": altered("take_back_parked", [
-    /attempts \+ \$2/,
-    "attempts + 0 * $2",
+    /attempts - 1/,
+    "attempts",
   ]),
   "I6: a redrive keeps the attempts that were spent": altered("redrive", [
     /attempts = 0/,

@@ -137,8 +137,8 @@ export const brokenNativeParking = {
     [/coalesce\(@error, error\)/, "@error"],
   ),
   "I6: an attempt that is not to count stays with who took over": altered("takeBack", [
-    /attempts \+ @counted/,
-    "attempts + 0 * @counted",
+    /attempts - 1/,
+    "attempts",
   ]),
   "I6: an attempt is taken back from what is dead": altered("takeBack", [
     /AND state <> 'dead'/,

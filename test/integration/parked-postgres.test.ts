@@ -100,8 +100,7 @@ describe.each([false, true])("parked messages, on a pool with pipeline: %s", (pi
       if (fails) await transaction.rollback();
       trying.delete(name);
       if (!fails) return transaction.commit();
-      const { attempts } = turn;
-      const settled = { state: "waiting", attempts, afterMs: 0, error: failed } as const;
+      const settled = { state: "waiting", counts: true, afterMs: 0, error: failed } as const;
       expect(await storage.settleParked(turn, settled)).toBe(true);
     };
     let over = false;
@@ -198,7 +197,7 @@ describe.each([false, true])("parked messages, on a pool with pipeline: %s", (pi
       const log = await p.storage.auditLog("consumer", { limit: 10, below: null });
       expect(log.map(({ action }) => action)).toEqual(end === "commit" ? [] : ["skip"]);
       await expect(p.storage.openParked(turn)).rejects.toMatchObject({ code: "claim-lost" });
-      const dead = { state: "dead", attempts: 9, afterMs: 0, error: failed } as const;
+      const dead = { state: "dead", counts: true, afterMs: 0, error: failed } as const;
       expect(await p.storage.settleParked(turn, dead)).toBe(false);
     },
   );

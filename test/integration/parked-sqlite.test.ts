@@ -149,7 +149,7 @@ test.each([
   const token = String(worker.steps.find(({ step }) => step === "took")?.data?.token);
   const old = { ...turn, token, attempts: 1 };
   const error = { code: "handler-failed", text: "late" };
-  const outcome = { state: "dead", attempts: 1, afterMs: 0, error } as const;
+  const outcome = { state: "dead", counts: true, afterMs: 0, error } as const;
   expect(await storage.settleParked(old, outcome)).toBe(false);
   expect(() => storage.parkedSync(old, () => {})).toThrow(
     expect.objectContaining({ code: "claim-lost" }),

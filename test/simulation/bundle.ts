@@ -26,7 +26,8 @@ const root = join(import.meta.dirname, "..", "..");
 export async function bundle(replacements: readonly Replacement[] = []): Promise<Program> {
   const folder = mkdtempSync(join(tmpdir(), "oncebox-simulation-"));
   const path = join(folder, "simulation.mjs");
-  await build({
+  const remove = () => rmSync(folder, { recursive: true, force: true });
+  const building = build({
     entryPoints: [join(import.meta.dirname, "main.ts")],
     outfile: path,
     bundle: true,
@@ -42,7 +43,11 @@ export async function bundle(replacements: readonly Replacement[] = []): Promise
     },
     plugins: replacements.length === 0 ? [] : [replacing(replacements)],
   });
-  return { path, [Symbol.dispose]: () => rmSync(folder, { recursive: true, force: true }) };
+  await building.catch((error: unknown) => {
+    remove();
+    throw error;
+  });
+  return { path, [Symbol.dispose]: remove };
 }
 
 function replacing(replacements: readonly Replacement[]): Plugin {

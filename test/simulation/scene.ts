@@ -240,14 +240,9 @@ export class Scene {
     await this.done(this.#storages[holder].releaseParked({ consumer: consumerName, token }));
   }
 
-  async settle(
-    turn: ParkedTurn,
-    code: string,
-    attempts = turn.attempts,
-    lettered = true,
-  ): Promise<void> {
+  async settle(turn: ParkedTurn, code: string, counts = true, lettered = true): Promise<void> {
     const error = { code, text: "it failed" };
-    const outcome = { state: "dead", attempts, afterMs: 0, error } as const;
+    const outcome = { state: "dead", counts, afterMs: 0, error } as const;
     const { key, value, headers } = turn.record;
     const letter = { lane: 0, id: "letter", topic: lettersTopic, key, value, headers };
     const letters = lettered ? [letter] : [];

@@ -16,7 +16,7 @@ const rows = `${folder}/parked-rows.ts`;
 
 const removed = "await this.#remove(doing);";
 const committed = "await commitOf(doing, this.#connection, this.#begun, this.#firstFailure);";
-const spent = "attempts: turn.attempts - 1, afterMs";
+const spent = "counts: false, afterMs";
 
 /** Which messages, and in which order. */
 const orderBugs: readonly SeededBug[] = [
@@ -203,7 +203,7 @@ const blameBugs: readonly SeededBug[] = [
     why: "Trouble of the database is no failure of the parked message that meets it.",
     replace: inFile(redrive, [
       spent,
-      'attempts: turn.attempts - (outcome.kind === "trouble" && outcome.trouble === "global" ? 0 : 1), afterMs',
+      'counts: outcome.kind === "trouble" && outcome.trouble === "global", afterMs',
     ]),
     finds: ["overcounted"],
   },
@@ -212,7 +212,7 @@ const blameBugs: readonly SeededBug[] = [
     why: "A deadlock is no failure of the parked message that meets it.",
     replace: inFile(redrive, [
       spent,
-      'attempts: turn.attempts - (outcome.kind === "trouble" && outcome.trouble === "local" ? 0 : 1), afterMs',
+      'counts: outcome.kind === "trouble" && outcome.trouble === "local", afterMs',
     ]),
     finds: ["overcounted"],
     seed: 14,

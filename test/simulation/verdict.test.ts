@@ -252,7 +252,7 @@ const parkedOutcomes: Outcomes<keyof typeof parkedManners> = {
     good: async (scene) => {
       await scene.park(null, 0);
       const turn = await scene.take(holder);
-      await scene.settle(turn, failing, turn.attempts - 1);
+      await scene.settle(turn, failing, false);
       scene.parked.ended();
     },
   },
@@ -260,12 +260,12 @@ const parkedOutcomes: Outcomes<keyof typeof parkedManners> = {
     bad: async (scene) => {
       await scene.park(null, 0);
       const turn = await scene.take(holder);
-      await scene.settle(turn, failing, turn.attempts - 1, false);
+      await scene.settle(turn, failing, false, false);
     },
     good: async (scene) => {
       await scene.park(null, 0);
       const turn = await scene.take(holder);
-      await scene.settle(turn, failing, turn.attempts - 1);
+      await scene.settle(turn, failing, false);
     },
   },
 };

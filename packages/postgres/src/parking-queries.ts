@@ -91,7 +91,7 @@ export interface ParkingQueries {
   readonly open: (turn: ParkedTurn) => Statement;
   readonly remove: (turn: ParkedTurn, xid: bigint) => Statement;
   readonly settle: (turn: ParkedTurn, outcome: ParkedOutcome) => Statement;
-  readonly takeBack: (turn: ParkedTurn, outcome: ParkedOutcome) => Statement;
+  readonly takeBack: (turn: ParkedTurn) => Statement;
   readonly parked: (filter: ParkedFilter, page: ParkedPage) => Statement;
   readonly redrive: (filter: ParkedFilter, page: ParkedPage) => Statement;
   readonly skip: (filter: ParkedFilter, page: ParkedPage) => Statement;
@@ -282,7 +282,7 @@ const removeText = (own: string) => `
 // another took back since the turn was taken stays so.
 const settleText = (own: string) => `
   UPDATE ${own}parked_messages
-  SET state = $3, attempts = attempts + $4, token = NULL,
+  SET state = $3, attempts = attempts - $4, token = NULL,
     error_code = coalesce($6, error_code), error = coalesce($7, error),
     next_attempt_at = CASE WHEN $3::text <> 'dead'
       THEN clock_timestamp() + $5::double precision * interval '1 millisecond' END
@@ -292,7 +292,7 @@ const settleText = (own: string) => `
 // of the other goes on. Not below none: a person may have set them back since. Waits as settle does.
 const takeBackText = (own: string) => `
   UPDATE ${own}parked_messages
-  SET attempts = greatest(0, attempts + $2)
+  SET attempts = greatest(0, attempts - 1)
   WHERE id = $1 AND state <> 'dead'`;
 
 function turnQueries(own: string) {
@@ -308,12 +308,12 @@ function turnQueries(own: string) {
     release: ({ consumer, token }) => release(consumer, token),
     open: ({ id, token }) => open(id, token),
     remove: ({ id, token }, xid) => remove(id, token, xid),
-    settle: ({ id, token, attempts: counted }, { state, attempts, afterMs, error }) =>
+    settle: ({ id, token }, { state, counts, afterMs, error }) =>
       settle(
-        ...[id, token, state, attempts - counted],
+        ...[id, token, state, counts ? 0 : 1],
         ...[afterMs, error?.code ?? null, error?.text ?? null],
       ),
-    takeBack: ({ id, attempts: counted }, { attempts }) => takeBack(id, attempts - counted),
+    takeBack: ({ id }) => takeBack(id),
   } satisfies Partial<ParkingQueries>;
 }
 

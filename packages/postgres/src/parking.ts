@@ -159,9 +159,7 @@ export function parkingVerbs(parts: ParkingParts): ParkingVerbs {
         const held = rowCount === 1;
         // Behind the fence: of a turn that was taken over nothing is written.
         if (held && letters.length > 0) await connection.run(outbox.enqueue(letters));
-        if (!held && outcome.attempts < turn.attempts) {
-          await connection.run(parking.takeBack(turn, outcome));
-        }
+        if (!held && !outcome.counts) await connection.run(parking.takeBack(turn));
         return held;
       });
     },

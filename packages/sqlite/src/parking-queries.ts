@@ -84,7 +84,7 @@ export const removeText = `
 // took back since the turn was taken stays so.
 export const settleText = `
   UPDATE oncebox_parked_messages
-  SET state = @state, attempts = attempts + @counted, token = NULL,
+  SET state = @state, attempts = attempts - @uncounted, token = NULL,
     next_attempt_at = iif(@state = 'dead', NULL, ${nowMs} + @after),
     error_code = coalesce(@code, error_code), error = coalesce(@error, error)
   WHERE id = @id AND token = @token AND state = 'retrying'`;
@@ -93,7 +93,7 @@ export const settleText = `
 // goes on. Not below none: a person may have set them back since.
 export const takeBackText = `
   UPDATE oncebox_parked_messages
-  SET attempts = max(0, attempts + @counted) WHERE id = @id AND state <> 'dead'`;
+  SET attempts = max(0, attempts - 1) WHERE id = @id AND state <> 'dead'`;
 
 // By primary key, of rows that a statement of the same transaction has found.
 export const redriveText = `

@@ -69,17 +69,23 @@ export function parkingVerbs(access: Access): ParkingVerbs {
       writing(access, { doing: `return of parked messages of ${consumer}` }, (db) =>
         run(db, releaseText, consumer, token),
       ),
-    settleParked: (turn, { state, attempts, afterMs, error }, letters = []) =>
+    settleParked: (turn, { state, counts, afterMs, error }, letters = []) =>
       writing(access, { doing: `settling of ${nameOfTurn(turn)}` }, (db) => {
         const { id, token } = turn;
-        const counted = int(attempts - turn.attempts);
         const { changes } = prepared(db, settleText).run({
-          ...{ id, token, state, counted, after: msOf(afterMs), ...columnsOf(error) },
+          ...{
+            id,
+            token,
+            state,
+            uncounted: int(counts ? 0 : 1),
+            after: msOf(afterMs),
+            ...columnsOf(error),
+          },
         });
         const held = changes === 1;
         // Behind the fence: of a turn that was taken over nothing is written.
         if (held) enqueueRows(db, letters);
-        else if (counted < 0) prepared(db, takeBackText).run({ id, counted });
+        else if (!counts) prepared(db, takeBackText).run({ id });
         return held;
       }),
     parked: async (filter, page) => {

@@ -86,7 +86,7 @@ describe("a parked message that fails again", () => {
   });
 
   it("is dead when its tries are spent, or cannot help", () => {
-    expect(afterRedrive(policy, 20, failed(), 1)).toMatchObject({ state: "dead", attempts: 20 });
+    expect(afterRedrive(policy, 20, failed(), 1)).toMatchObject({ state: "dead", counts: true });
     expect(afterRedrive(policy, 6, new PermanentError("never"), 1).state).toBe("dead");
   });
 });

@@ -116,7 +116,7 @@ export function afterRedrive(
   random: number,
 ): ParkedOutcome {
   const never = isHopeless(error);
-  return { ...nextTry(policy, attempts, never, random), attempts, error: parkedErrorOf(error) };
+  return { ...nextTry(policy, attempts, never, random), counts: true, error: parkedErrorOf(error) };
 }
 
 function nextTry(

@@ -139,15 +139,16 @@ async function takeAndTry(
   if (turn === null) return null;
   const { policy, runParked } = context.handlerOf(turn.topic);
   const attempt = turn.attempts;
-  if (attempt > policy.attemptsMax && spared.get(turn.id) !== attempt) {
-    spared.set(turn.id, attempt);
-    return { turn, outcome: { kind: "spared" } };
+  if (attempt <= policy.attemptsMax) {
+    spared.delete(turn.id);
+    return { turn, outcome: await runParked({ turn, attempt, cut, clock, handlerTimeoutMs }) };
   }
-  spared.delete(turn.id);
-  if (attempt > policy.attemptsMax) {
+  if (spared.get(turn.id) === attempt) {
+    spared.delete(turn.id);
     return { turn, outcome: { kind: "failed", error: spent(turn) } };
   }
-  return { turn, outcome: await runParked({ turn, attempt, cut, clock, handlerTimeoutMs }) };
+  spared.set(turn.id, attempt);
+  return { turn, outcome: { kind: "spared" } };
 }
 
 async function conclude(
@@ -258,7 +259,7 @@ export function settlement(
   // None of these is the message's failure: the attempt that was counted before is taken back. Where
   // the commit did arrive after all, there is nothing left to write to.
   const again = (afterMs: number): ParkedOutcome => ({
-    ...{ state: "waiting", attempts: turn.attempts - 1, afterMs, error: null },
+    ...{ state: "waiting", counts: false, afterMs, error: null },
   });
   switch (outcome.kind) {
     case "failed":

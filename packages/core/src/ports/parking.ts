@@ -51,8 +51,8 @@ export interface ParkedTurn extends PartitionRef {
 /** What became of a turn that did not succeed. */
 export interface ParkedOutcome {
   readonly state: "waiting" | "dead";
-  /** Those of the turn; one less where this one is not to count. */
-  readonly attempts: number;
+  /** Whether the try counts; else its attempt is taken back, also from who has the turn by then. */
+  readonly counts: boolean;
   readonly afterMs: number;
   /** Null: that of its last failure stays. */
   readonly error: ParkedError | null;

@@ -74,7 +74,7 @@ it("sends each of its statements under a verb of its own", async () => {
   await park(toPark(1n, "a"));
   await storage.settleParked(await takeOne(), {
     state: "dead",
-    attempts: 2,
+    counts: true,
     afterMs: 0,
     error: failure,
   });

@@ -42,7 +42,7 @@ export function parkingVerbs(parts: StorageParts): ParkingVerbs {
           const held = await settle(parts, transaction, turn, outcome);
           // Behind the fence: of a turn that was taken over nothing is written.
           if (held) enqueueRows(parts, transaction, copies);
-          else await takeBack(parts, transaction, turn, outcome.attempts - turn.attempts);
+          else if (!outcome.counts) await takeBack(parts, transaction, turn);
           return held;
         }),
       );
@@ -118,13 +118,13 @@ async function settle(
   parts: StorageParts,
   transaction: Transaction,
   turn: ParkedTurn,
-  { state, attempts, afterMs, error }: ParkedOutcome,
+  { state, counts, afterMs, error }: ParkedOutcome,
 ): Promise<boolean> {
   const row = await lockTurn(parts, transaction, turn);
   if (row === null) return false;
   const due = dueIn(parts.database, afterMs);
   const settled: ParkedRow = {
-    ...{ ...row, state, attempts: row.attempts + attempts - turn.attempts },
+    ...{ ...row, state, attempts: row.attempts - (counts ? 0 : 1) },
     ...{ error: error ?? row.error, token: null, ...due },
   };
   parts.database.tables.write(transaction, "parked", keyOf(row), settled);
@@ -136,18 +136,17 @@ async function takeBack(
   { database, lockTimeoutMs }: StorageParts,
   transaction: Transaction,
   turn: ParkedTurn,
-  counted: number,
 ): Promise<void> {
   const key = parkedKey(turn, turn.record);
   const find = () => {
     const row = database.tables.get(transaction, "parked", key) as ParkedRow | undefined;
     return row?.id === turn.id && row.state !== "dead" ? row : null;
   };
-  if (counted >= 0 || find() === null) return;
+  if (find() === null) return;
   await database.tables.lock(transaction, `parked/${key}`, lockTimeoutMs);
   const row = find();
   if (row === null) return;
-  const attempts = Math.max(0, row.attempts + counted);
+  const attempts = Math.max(0, row.attempts - 1);
   database.tables.write(transaction, "parked", key, { ...row, attempts });
 }
 

@@ -86,7 +86,7 @@ export const heldCases: readonly StorageCase[] = [
       same(await behind(), ["held"], "behind one that waits");
       const turn = await takeOne(storage);
       same(await behind(), ["held"], "behind one that is being tried");
-      const outcome = { attempts: 2, afterMs: 0, error: failure };
+      const outcome = { counts: true, afterMs: 0, error: failure };
       await storage.settleParked(turn, { state: "dead", ...outcome });
       same(await behind(), ["held"], "behind a dead one");
     },

@@ -4,7 +4,7 @@ import { failureOf, same } from "../check.ts";
 import { entry, leaseAll, read, register, type StorageCase } from "./arrange.ts";
 import { bytesOf, failure, park, sameParked, takeOne, toPark } from "./arrange-parking.ts";
 
-const death = { state: "dead", attempts: 2, afterMs: 0, error: failure } as const;
+const death = { state: "dead", counts: true, afterMs: 0, error: failure } as const;
 
 const letters: readonly OutboxEntry[] = [
   entry(5, "one", {

@@ -182,7 +182,7 @@ const changeCases: readonly StorageCase[] = [
       const turn = await takeOne(storage);
       same(await change(another(), "skip"), { changed: 1, next: null }, "a skip of a live turn");
       await rejected(storage.openParked(turn), "claim-lost", "openParked of what was skipped");
-      const outcome = { state: "waiting", attempts: 2, afterMs: 0, error: failure } as const;
+      const outcome = { state: "waiting", counts: true, afterMs: 0, error: failure } as const;
       same(await storage.settleParked(turn, outcome), false, "whether it was settled");
       await sameParked(storage, []);
       same(await recordedOf(storage, claimed, keyed(1, "a")), ["new"], "what is behind it");

@@ -50,7 +50,7 @@ export const retryCases: readonly StorageCase[] = [
       same(await openTransactions(), 0, "the number of open transactions after it");
       await sameParked(another(), []);
       await rejected(storage.openParked(turn), "claim-lost", "openParked of what is gone");
-      const outcome = { state: "waiting", attempts: 1, afterMs: 0, error: failure } as const;
+      const outcome = { state: "waiting", counts: true, afterMs: 0, error: failure } as const;
       same(await storage.settleParked(turn, outcome), false, "whether it was settled");
     },
   },
@@ -73,7 +73,7 @@ export const retryCases: readonly StorageCase[] = [
       const { storage } = context;
       const { turn, open } = await openFirst(context);
       await open.rollback();
-      const outcome = { state: "dead", attempts: 2, afterMs: 0, error: failure } as const;
+      const outcome = { state: "dead", counts: true, afterMs: 0, error: failure } as const;
       same(await storage.settleParked(turn, outcome), true, "whether it was settled");
       await sameParked(storage, [[0n, "dead"]]);
     },

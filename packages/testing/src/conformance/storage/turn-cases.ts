@@ -37,7 +37,7 @@ import {
 } from "./arrange-parking.ts";
 
 /** What becomes of a turn that failed for the second time. */
-const failed = { state: "waiting", attempts: 2, afterMs: muchLaterMs, error: failure } as const;
+const failed = { state: "waiting", counts: true, afterMs: muchLaterMs, error: failure } as const;
 
 /** By hand: due now, or gone. */
 async function change<Tx>(storage: Storage<Tx>, action: "redrive" | "skip", offset: bigint) {
@@ -220,15 +220,14 @@ const fenceCases: readonly StorageCase[] = [
       const old = await takeOne(storage, { leaseMs: briefLeaseMs });
       const other = another();
       const turn = await takeAfterLease(other);
-      const uncounted = { ...failed, attempts: old.attempts - 1, afterMs: 0, error: null };
+      const uncounted = { ...failed, counts: false, afterMs: 0, error: null };
       const takenBack = async (state: string, attempts: number, when: string) => {
         same(await storage.settleParked(old, uncounted), false, `whether it was settled ${when}`);
         const [found] = await look(storage);
         same([found?.state, found?.attempts], [state, attempts], `the message ${when}`);
       };
       await takenBack("retrying", turn.attempts - 1, "while the other tries it");
-      const outcome = { ...failed, attempts: turn.attempts };
-      same(await other.settleParked(turn, outcome), true, "whether the other settled its turn");
+      same(await other.settleParked(turn, failed), true, "whether the other settled its turn");
       same(
         (await look(storage))[0]?.attempts,
         turn.attempts - 1,
@@ -237,7 +236,7 @@ const fenceCases: readonly StorageCase[] = [
       await change(storage, "redrive", 0n);
       await takenBack("waiting", 0, "when a person has set the attempts back");
       const last = await takeOne(storage);
-      await storage.settleParked(last, { ...failed, attempts: last.attempts, state: "dead" });
+      await storage.settleParked(last, { ...failed, state: "dead" });
       await takenBack("dead", 1, "when it is dead");
     },
   },
@@ -309,7 +308,7 @@ const fenceCases: readonly StorageCase[] = [
       const error = { code: "another", text: "another text" };
       const other = another();
       const settles = [
-        { ...failed, afterMs: 0, attempts: 7, error },
+        { ...failed, afterMs: 0, counts: false, error },
         { ...failed, state: "dead", error } as const,
         // That of its last failure stays.
         { ...failed, error: null },
@@ -324,14 +323,14 @@ const fenceCases: readonly StorageCase[] = [
       same(
         found.map(({ state, attempts, error: kept }) => [state, attempts, kept]),
         [
-          ["waiting", 7, error],
+          ["waiting", 1, error],
           ["dead", 2, error],
           ["waiting", 2, failure],
         ],
         "what the turns were settled with",
       );
       same(found[1]?.nextAttemptAt, null, "when the dead one is tried next");
-      same((await takeOne(storage)).attempts, 8, "the attempts of the one that was due at once");
+      same((await takeOne(storage)).attempts, 2, "the attempts of the one that was due at once");
     },
   },
   {
